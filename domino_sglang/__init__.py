@@ -1,0 +1,3 @@
+"""Domino speculative decoding for SGLang."""
+
+__version__ = "0.1.0"

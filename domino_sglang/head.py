@@ -1,0 +1,182 @@
+"""The Domino head in plain PyTorch: a GRU over the drafted tokens and a low-rank correction of the base logits.
+
+This is the oracle of every test and the CPU path; ``domino_kernels`` computes the same function on a GPU.
+Source: arXiv 2605.29707, section 3 (``logits_j = l_j + W2 SiLU(W1 [z_j ; s_{j-1}])``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from domino_sglang.random_numbers import STREAM_PROPOSAL, counter_key, exponential
+
+
+class DominoHead(nn.Module):
+    """Weights of the head, under the names the public checkpoints use.
+
+    Args:
+        hidden_size: H.
+        vocab_size: V.
+        gru_hidden_dim: G.
+        emb_dim: R, rank of the correction.
+        gru_bias: public checkpoints have none; biases are legal.
+    """
+
+    def __init__(self, *, hidden_size: int, vocab_size: int, gru_hidden_dim: int, emb_dim: int, gru_bias: bool = False):
+        super().__init__()
+        self.prefix_gru = nn.GRU(hidden_size, gru_hidden_dim, batch_first=True, bias=gru_bias)
+        self.embed_proj = nn.Sequential(
+            nn.Linear(hidden_size + gru_hidden_dim, emb_dim, bias=False),
+            nn.SiLU(),
+            nn.Linear(emb_dim, vocab_size, bias=False),
+        )
+
+    def weights(self) -> HeadWeights:
+        return HeadWeights.from_modules(self.prefix_gru, self.embed_proj)
+
+
+@dataclass(frozen=True)
+class HeadWeights:
+    """The head's tensors, all of one dtype and device.
+
+    Attributes:
+        w_ih: ``[3G, H]``, gate order r, z, n.
+        w_hh: ``[3G, G]``.
+        w1: ``[R, H + G]``; columns 0..H-1 act on z, the rest on the GRU state.
+        w2: ``[V, R]``, or a rank's rows of it.
+        b_ih, b_hh: ``[3G]`` or None.
+    """
+
+    w_ih: torch.Tensor
+    w_hh: torch.Tensor
+    w1: torch.Tensor
+    w2: torch.Tensor
+    b_ih: torch.Tensor | None = None
+    b_hh: torch.Tensor | None = None
+
+    @classmethod
+    def from_modules(cls, prefix_gru: nn.GRU, embed_proj: nn.Sequential) -> HeadWeights:
+        return cls(
+            w_ih=prefix_gru.weight_ih_l0,
+            w_hh=prefix_gru.weight_hh_l0,
+            w1=embed_proj[0].weight,
+            w2=embed_proj[2].weight,
+            b_ih=prefix_gru.bias_ih_l0 if prefix_gru.bias else None,
+            b_hh=prefix_gru.bias_hh_l0 if prefix_gru.bias else None,
+        )
+
+
+@dataclass(frozen=True)
+class DraftSampling:
+    """How each request draws its proposals.
+
+    Attributes:
+        temperature: float32 ``[B]``; 0 means greedy.
+        seed: int64 ``[B]``.
+        position: int64 ``[B]``, position of the bonus token: the counter of the random numbers.
+    """
+
+    temperature: torch.Tensor
+    seed: torch.Tensor
+    position: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What one draft step proposes.
+
+    Attributes:
+        tokens: int64 ``[B, S]``.
+        log_q: float32 ``[B, S]``, log-probability of each token under the draft distribution
+            ``q_j = softmax(logits_j / temperature)``; greedy rows use temperature 1.
+        logsumexp: float32 ``[B, S]`` of ``logits_j / temperature`` (1 for greedy rows).
+        correction: ``[B, S, R]``, ``c_j = SiLU(W1 [z_j ; s_{j-1}])``, zero for proposals 1..pure_draft_prefix_len;
+            with the base logits it gives back any row of q (:func:`corrected_logits`).
+    """
+
+    tokens: torch.Tensor
+    log_q: torch.Tensor
+    logsumexp: torch.Tensor
+    correction: torch.Tensor
+
+
+def gru_step(weights: HeadWeights, x: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+    """One GRU cell in PyTorch's gate order: ``x [B, H]``, ``state [B, G]`` -> ``[B, G]``."""
+    return torch.ops.aten.gru_cell(x, state, weights.w_ih, weights.w_hh, weights.b_ih, weights.b_hh)
+
+
+def corrected_logits(base_logits: torch.Tensor, correction: torch.Tensor, w2: torch.Tensor) -> torch.Tensor:
+    """``l + W2 c`` in float32: ``[..., V]`` and ``[..., R]`` -> ``[..., V]``."""
+    return base_logits.float() + F.linear(correction, w2).float()
+
+
+def rollout(
+    weights: HeadWeights,
+    *,
+    z: torch.Tensor,
+    base_logits: torch.Tensor,
+    bonus_tokens: torch.Tensor,
+    embedding: torch.Tensor,
+    pure_draft_prefix_len: int,
+    sampling: DraftSampling | None = None,
+) -> Draft:
+    """Draft S proposals for B requests, one after the other, over the full vocabulary.
+
+    Args:
+        z: ``[B, S, H]``, hidden state of each proposal (the caller has applied ``shift_label``).
+        base_logits: ``[B, S, V]``.
+        bonus_tokens: int64 ``[B]``.
+        embedding: ``[V, H]``, the target's.
+        pure_draft_prefix_len: proposals up to this number take the base logits as they are.
+        sampling: None drafts every request greedily.
+
+    Ties go to the lowest token id, as ``torch.argmax`` does.
+    """
+    batch, proposals, hidden = z.shape
+    rank = weights.w1.shape[0]
+    z_part = F.linear(z, weights.w1[:, :hidden])
+    w1_state = weights.w1[:, hidden:]
+    state = z.new_zeros(batch, weights.w_hh.shape[1])
+    correction = z.new_zeros(batch, proposals, rank)
+    tokens = bonus_tokens.new_empty(batch, proposals)
+    log_q = torch.empty(batch, proposals, dtype=torch.float32, device=z.device)
+    logsumexp = torch.empty_like(log_q)
+    previous = bonus_tokens
+    for j in range(proposals):
+        state = gru_step(weights, embedding[previous].to(z.dtype), state)
+        if j < pure_draft_prefix_len:
+            logits = base_logits[:, j].float()
+        else:
+            correction[:, j] = F.silu(z_part[:, j] + F.linear(state, w1_state))
+            logits = corrected_logits(base_logits[:, j], correction[:, j], weights.w2)
+        tokens[:, j], log_q[:, j], logsumexp[:, j] = choose(logits, j, sampling)
+        previous = tokens[:, j]
+    return Draft(tokens, log_q, logsumexp, correction)
+
+
+def choose(
+    logits: torch.Tensor, index: int, sampling: DraftSampling | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Token, log q(token) and logsumexp of proposal ``index`` (0-based) from float32 logits ``[B, V]``."""
+    if sampling is not None:
+        greedy = sampling.temperature <= 0
+        logits = logits / torch.where(greedy, 1.0, sampling.temperature)[:, None]
+    if sampling is None or bool(greedy.all()):
+        token = logits.argmax(-1)
+    else:
+        noise = proposal_noise(sampling, index, logits.shape[-1])
+        token = (logits - torch.where(greedy[:, None], 0.0, noise)).argmax(-1)
+    logsumexp = logits.logsumexp(-1)
+    log_q = logits.gather(-1, token[:, None]).squeeze(-1) - logsumexp
+    return token, log_q, logsumexp
+
+
+def proposal_noise(sampling: DraftSampling, index: int, vocab_size: int) -> torch.Tensor:
+    """``log(Exp(1))`` draws ``[B, V]``, float32: ``argmax(logits - noise)`` samples from softmax(logits)."""
+    low, high = counter_key(sampling.seed, sampling.position, index, STREAM_PROPOSAL)
+    element = torch.arange(vocab_size, device=sampling.seed.device)
+    return exponential((low[:, None], high[:, None]), element).log()
