@@ -100,7 +100,7 @@ class DominoConfig:
                 "pass its path to --speculative-draft-model-path"
             )
         try:
-            raw = json.loads(file.read_text())
+            raw = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
             raise CheckpointError(f"{file} is not valid JSON ({error}): download the checkpoint again") from None
         return cls.from_dict(raw, where=str(file))
@@ -143,7 +143,7 @@ class _Reader:
             num_key_value_heads=self._integer("num_key_value_heads", at_least=1, default=heads),
             head_dim=self._integer("head_dim", at_least=1, default=hidden_size // heads),
             intermediate_size=self._integer("intermediate_size", at_least=1),
-            rms_norm_eps=float(self.raw.get("rms_norm_eps", 1e-6)),
+            rms_norm_eps=self._positive_number("rms_norm_eps", default=1e-6),
             attention_bias=self._boolean("attention_bias", default=False),
             max_position_embeddings=self._integer("max_position_embeddings", at_least=1, default=32768),
             block_size=block_size,
@@ -167,7 +167,7 @@ class _Reader:
                 "serve a plain DFlash drafter with --speculative-algorithm DFLASH"
             )
         architectures = self.raw.get("architectures") or []
-        if not set(architectures) & set(DOMINO_ARCHITECTURES):
+        if not isinstance(architectures, list | tuple) or not any(a in DOMINO_ARCHITECTURES for a in architectures):
             raise self._error(f"architectures is {architectures!r}, expected one of {list(DOMINO_ARCHITECTURES)}")
 
     def _check_ranges(self, config: DominoConfig) -> None:
@@ -207,6 +207,12 @@ class _Reader:
         if not _is_integer(value) or value < at_least:
             raise self._error(f"{name} is {value!r}, expected an integer of at least {at_least}")
         return value
+
+    def _positive_number(self, name: str, default: float) -> float:
+        value = self._field(name, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            raise self._error(f"{name} is {value!r}, expected a positive number")
+        return float(value)
 
     def _boolean(self, name: str, default: bool | None = None) -> bool:
         value = self._field(name, default)

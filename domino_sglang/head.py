@@ -6,6 +6,7 @@ Source: arXiv 2605.29707, section 3 (``logits_j = l_j + W2 SiLU(W1 [z_j ; s_{j-1
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -104,6 +105,23 @@ class Draft:
     correction: torch.Tensor
 
 
+@dataclass(frozen=True)
+class VocabShard:
+    """The columns of the vocabulary that this rank scans.
+
+    Attributes:
+        start: token id of the rank's first column.
+        all_gather: ``[B, 4] -> [ranks, B, 4]``, ranks in ascending order of their columns; None when this rank holds
+            the whole vocabulary.
+    """
+
+    start: int = 0
+    all_gather: Callable[[torch.Tensor], torch.Tensor] | None = None
+
+
+WHOLE_VOCABULARY = VocabShard()
+
+
 def gru_step(weights: HeadWeights, x: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
     """One GRU cell in PyTorch's gate order: ``x [B, H]``, ``state [B, G]`` -> ``[B, G]``."""
     return torch.ops.aten.gru_cell(x, state, weights.w_ih, weights.w_hh, weights.b_ih, weights.b_hh)
@@ -120,9 +138,10 @@ def rollout(
     z: torch.Tensor,
     base_logits: torch.Tensor,
     bonus_tokens: torch.Tensor,
-    embedding: torch.Tensor,
+    embedding: torch.Tensor | Callable[[torch.Tensor], torch.Tensor],
     pure_draft_prefix_len: int,
     sampling: DraftSampling | None = None,
+    shard: VocabShard = WHOLE_VOCABULARY,
 ) -> Draft:
     """Draft S proposals for B requests, one after the other, over the full vocabulary.
 
@@ -130,9 +149,10 @@ def rollout(
         z: ``[B, S, H]``, hidden state of each proposal (the caller has applied ``shift_label``).
         base_logits: ``[B, S, V]``.
         bonus_tokens: int64 ``[B]``.
-        embedding: ``[V, H]``, the target's.
+        embedding: the target's: a table ``[V, H]``, or a function from token ids ``[B]`` to rows ``[B, H]``.
         pure_draft_prefix_len: proposals up to this number take the base logits as they are.
         sampling: None drafts every request greedily.
+        shard: which columns ``base_logits`` and ``weights.w2`` hold, under tensor parallelism.
 
     Ties go to the lowest token id, as ``torch.argmax`` does.
     """
@@ -147,36 +167,52 @@ def rollout(
     logsumexp = torch.empty_like(log_q)
     previous = bonus_tokens
     for j in range(proposals):
-        state = gru_step(weights, embedding[previous].to(z.dtype), state)
+        read = embedding[previous] if isinstance(embedding, torch.Tensor) else embedding(previous)
+        state = gru_step(weights, read.to(z.dtype), state)
         if j < pure_draft_prefix_len:
             logits = base_logits[:, j].float()
         else:
             correction[:, j] = F.silu(z_part[:, j] + F.linear(state, w1_state))
             logits = corrected_logits(base_logits[:, j], correction[:, j], weights.w2)
-        tokens[:, j], log_q[:, j], logsumexp[:, j] = choose(logits, j, sampling)
+        tokens[:, j], log_q[:, j], logsumexp[:, j] = choose(logits, j, sampling, shard)
         previous = tokens[:, j]
     return Draft(tokens, log_q, logsumexp, correction)
 
 
 def choose(
-    logits: torch.Tensor, index: int, sampling: DraftSampling | None
+    logits: torch.Tensor, index: int, sampling: DraftSampling | None, shard: VocabShard = WHOLE_VOCABULARY
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Token, log q(token) and logsumexp of proposal ``index`` (0-based) from float32 logits ``[B, V]``."""
+    score = logits
     if sampling is not None:
         greedy = sampling.temperature <= 0
-        logits = logits / torch.where(greedy, 1.0, sampling.temperature)[:, None]
-    if sampling is None or bool(greedy.all()):
-        token = logits.argmax(-1)
-    else:
-        noise = proposal_noise(sampling, index, logits.shape[-1])
-        token = (logits - torch.where(greedy[:, None], 0.0, noise)).argmax(-1)
+        score = logits = logits / torch.where(greedy, 1.0, sampling.temperature)[:, None]
+        if not bool(greedy.all()):
+            noise = proposal_noise(sampling, index, logits.shape[-1], shard.start)
+            score = logits - torch.where(greedy[:, None], 0.0, noise)
+    token = score.argmax(-1, keepdim=True)
     logsumexp = logits.logsumexp(-1)
-    log_q = logits.gather(-1, token[:, None]).squeeze(-1) - logsumexp
-    return token, log_q, logsumexp
+    if shard.all_gather is None:
+        return (token + shard.start).squeeze(-1), logits.gather(-1, token).squeeze(-1) - logsumexp, logsumexp
+    return _best_of_ranks(score.gather(-1, token), token + shard.start, logits.gather(-1, token), logsumexp, shard)
 
 
-def proposal_noise(sampling: DraftSampling, index: int, vocab_size: int) -> torch.Tensor:
-    """``log(Exp(1))`` draws ``[B, V]``, float32: ``argmax(logits - noise)`` samples from softmax(logits)."""
+def _best_of_ranks(score, token, logit, logsumexp, shard):
+    # Token ids are whole numbers below 2**53, so they travel exactly among doubles, in one exchange.
+    mine = torch.cat([score.double(), token.double(), logit.double(), logsumexp[:, None].double()], -1)
+    ranks = shard.all_gather(mine)
+    # The first of equal scores wins, and lower ranks hold lower ids, as torch.argmax over all columns would have it.
+    winner = ranks[..., 0].argmax(0)
+    best = ranks[winner, torch.arange(mine.shape[0], device=mine.device)]
+    total = ranks[..., 3].logsumexp(0)
+    return best[:, 1].long(), (best[:, 2] - total).float(), total.float()
+
+
+def proposal_noise(sampling: DraftSampling, index: int, vocab_size: int, start: int = 0) -> torch.Tensor:
+    """``log(Exp(1))`` draws ``[B, vocab_size]``, float32: ``argmax(logits - noise)`` samples from softmax(logits).
+
+    ``start`` is the token id of the first column: a shard draws the numbers its tokens have in the whole.
+    """
     low, high = counter_key(sampling.seed, sampling.position, index, STREAM_PROPOSAL)
-    element = torch.arange(vocab_size, device=sampling.seed.device)
+    element = torch.arange(start, start + vocab_size, device=sampling.seed.device)
     return exponential((low[:, None], high[:, None]), element).log()

@@ -1,0 +1,164 @@
+"""Whether a server can run DOMINO with the arguments it was given, settled before any weight is loaded."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from sglang.srt.arg_groups.choices import DRAFT_ATTENTION_BACKEND_CHOICES
+from sglang.srt.platforms import current_platform
+
+from domino_sglang.config import CheckpointError, DominoConfig
+
+DEFAULT_MAX_RUNNING_REQUESTS = 256
+
+
+@dataclass(frozen=True)
+class Admission:
+    """The settled arguments.
+
+    Attributes:
+        num_draft_tokens: block size in force, the bonus token included.
+        draft_attention_backend: one of SGLang's draft attention backends.
+        max_running_requests: used when the user named none.
+    """
+
+    num_draft_tokens: int
+    draft_attention_backend: str
+    max_running_requests: int = DEFAULT_MAX_RUNNING_REQUESTS
+
+
+def admit(server_args) -> Admission:
+    """Check topology, drafter and target, and settle DOMINO's arguments.
+
+    Args:
+        server_args: anything with SGLang's server arguments as attributes.
+
+    Raises:
+        ValueError: (``CheckpointError`` when it is about the drafter) one line: value, expectation, fix.
+    """
+    _check_topology(server_args)
+    config = _drafter_config(server_args)
+    _check_target(config, server_args)
+    return Admission(
+        num_draft_tokens=_num_draft_tokens(config, server_args),
+        draft_attention_backend=_draft_attention_backend(server_args),
+    )
+
+
+def _check_topology(args) -> None:
+    device = str(args.device)
+    if not (device.startswith("cuda") or current_platform.is_out_of_tree()):
+        raise ValueError(
+            f"--device is {device!r}, and DOMINO serves on cuda, or on a CPU without accelerator; drop --device"
+        )
+    if args.pp_size != 1:
+        raise ValueError(
+            f"--pp-size is {args.pp_size}, and DOMINO needs 1: the drafter reads hidden states of the whole target; "
+            "use --tp-size instead"
+        )
+    if getattr(args, "enable_dp_attention", False):
+        raise ValueError(
+            "--enable-dp-attention is on, and DOMINO needs it off: the head's vocabulary shards would follow ranks "
+            "that may be idle; use --tp-size, or replicas behind SGLang's router"
+        )
+    if args.attn_cp_size != 1:
+        raise ValueError(f"--attn-cp-size is {args.attn_cp_size}, and DOMINO needs 1; use --tp-size instead")
+    if args.dcp_size != 1:
+        raise ValueError(f"--dcp-size is {args.dcp_size}, and DOMINO needs 1; use --tp-size instead")
+    if args.speculative_adaptive:
+        raise ValueError(
+            "--speculative-adaptive is on, and DOMINO drafts blocks of one size; use --speculative-num-draft-tokens"
+        )
+    for name in ("speculative_num_steps", "speculative_eagle_topk"):
+        value = getattr(args, name)
+        if value not in (None, 1):
+            flag = "--" + name.replace("_", "-")
+            raise ValueError(f"{flag} is {value}, and DOMINO has none; drop it and use --speculative-num-draft-tokens")
+
+
+def _drafter_config(args) -> DominoConfig:
+    path = args.speculative_draft_model_path
+    if not path:
+        raise ValueError(
+            "--speculative-draft-model-path is missing, and DOMINO needs a Domino drafter trained for "
+            f"{args.model_path!r}; pass its folder or its name on the Hugging Face Hub"
+        )
+    if os.path.isdir(path):
+        from domino_sglang.checkpoint import check_checkpoint
+
+        return check_checkpoint(path).config
+    if os.path.exists(path) or path.startswith((".", "/", "~")):
+        raise CheckpointError(
+            f"--speculative-draft-model-path is {path!r}, which is not a folder; pass the folder that holds config.json"
+        )
+    return DominoConfig.from_dict(_hub_config(path, args.speculative_draft_model_revision), where=path)
+
+
+def _hub_config(name: str, revision: str | None) -> dict:
+    import json
+
+    from huggingface_hub import hf_hub_download
+
+    try:
+        file = hf_hub_download(name, "config.json", revision=revision)
+    except Exception as error:
+        raise CheckpointError(
+            f"--speculative-draft-model-path is {name!r}, neither a folder here nor a checkpoint that could be "
+            f"fetched ({type(error).__name__}); pass the drafter's folder"
+        ) from None
+    with open(file) as stream:
+        return json.load(stream)
+
+
+def _check_target(config: DominoConfig, args) -> None:
+    from sglang.srt.utils.hf_transformers_utils import get_config
+
+    from domino_sglang.checkpoint import check_against_target
+
+    target = get_config(args.model_path, trust_remote_code=args.trust_remote_code, revision=args.revision)
+    check_against_target(config, target.to_dict())
+
+
+def _num_draft_tokens(config: DominoConfig, args) -> int:
+    asked = {
+        flag: value
+        for flag, value in (
+            ("--speculative-num-draft-tokens", args.speculative_num_draft_tokens),
+            ("--speculative-dflash-block-size", args.speculative_dflash_block_size),
+        )
+        if value is not None
+    }
+    if len(set(asked.values())) > 1:
+        raise ValueError(f"{' and '.join(f'{f} {v}' for f, v in asked.items())} differ; pass one of them")
+    for flag, value in asked.items():
+        if not 2 <= value <= config.block_size:
+            raise ValueError(
+                f"{flag} is {value}, and this drafter takes 2 to {config.block_size}, the block size it was trained "
+                f"with; pass a number in that range or drop {flag}"
+            )
+        return value
+    return config.block_size
+
+
+def _draft_attention_backend(args) -> str:
+    backend = args.speculative_draft_attention_backend
+    if current_platform.is_out_of_tree():
+        default = current_platform.get_default_speculative_draft_attention_backend("DOMINO")
+        if backend not in (None, default):
+            raise ValueError(
+                f"--speculative-draft-attention-backend is {backend!r}, and on {current_platform.device_name} DOMINO "
+                f"drafts with {default!r}; drop the flag"
+            )
+        return default
+    if backend is not None:
+        if backend not in DRAFT_ATTENTION_BACKEND_CHOICES or backend == "trtllm_mha":
+            choices = [name for name in DRAFT_ATTENTION_BACKEND_CHOICES if name != "trtllm_mha"]
+            raise ValueError(
+                f"--speculative-draft-attention-backend is {backend!r}, and a drafter whose block attends both ways "
+                f"needs one of {choices}"
+            )
+        return backend
+    target = args.prefill_attention_backend or args.attention_backend
+    drafts = ("flashinfer", "fa3", "fa4", "triton")
+    return target if target in drafts and target in DRAFT_ATTENTION_BACKEND_CHOICES else "flashinfer"

@@ -1,0 +1,37 @@
+"""``domino-sglang``: the commands around the server. Serving itself is ``python -m sglang.launch_server``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+
+# Command, the module with its add_arguments(parser) and run(args) -> exit status, and its one line of help.
+COMMANDS = {
+    "demo": ("domino_sglang.demo.command", "serve a small chat model with and without Domino and compare"),
+    "doctor": ("domino_sglang.doctor", "check this environment: versions, GPU, platform, registration"),
+    "inspect": ("domino_sglang.inspect_checkpoint", "check a drafter's checkpoint, alone or against its target"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; its exit status is the process's."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(prog="domino-sglang", description=__doc__)
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (module, line) in COMMANDS.items():
+        command = subparsers.add_parser(name, help=line, description=line)
+        # Only the command asked for is imported: inspect and --help need no torch.
+        if name in argv[:1]:
+            implementation = importlib.import_module(module)
+            implementation.add_arguments(command)
+            command.set_defaults(run=implementation.run)
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    return args.run(args)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

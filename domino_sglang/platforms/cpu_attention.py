@@ -1,0 +1,147 @@
+"""Attention over the paged KV cache with PyTorch's scaled-dot-product attention.
+
+Decoding and verification, where every request has the same number of queries, run as one batched call;
+prefill runs request by request.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from sglang.srt.layers.attention.base_attn_backend import AttentionBackend
+from sglang.srt.layers.radix_attention import AttentionType, RadixAttention
+from sglang.srt.mem_cache.memory_pool import KVWriteLoc
+from sglang.srt.mem_cache.swa_memory_pool import SWAKVPool
+from sglang.srt.model_executor.forward_batch_info import ForwardBatch
+
+
+@dataclass
+class Segment:
+    """Requests that attend together.
+
+    Attributes:
+        queries: slice of the flattened query tokens.
+        batch: number of requests.
+        slots: KV slots ``[batch, keys]``; positions past a request's length hold any valid slot.
+        first_position: int64 ``[batch]``, position of each request's first query.
+        num_queries: queries per request.
+        masks: boolean masks ``[batch, 1, num_queries, keys]`` by (causal, window), made when first asked for.
+    """
+
+    queries: slice
+    batch: int
+    slots: torch.Tensor
+    first_position: torch.Tensor
+    num_queries: int
+    masks: dict[tuple[bool, int], torch.Tensor] = field(default_factory=dict)
+
+    def mask(self, causal: bool, window: int) -> torch.Tensor:
+        if (causal, window) not in self.masks:
+            key = torch.arange(self.slots.shape[1])
+            query = self.first_position[:, None] + torch.arange(self.num_queries)
+            last = query if causal else (self.first_position + self.num_queries - 1)[:, None].expand_as(query)
+            allowed = key <= last[..., None]
+            if window > -1:
+                allowed &= key >= query[..., None] - window
+            self.masks[causal, window] = allowed[:, None]
+        return self.masks[causal, window]
+
+
+class CpuAttentionBackend(AttentionBackend):
+    """Registered with SGLang as ``cpu_sdpa``, for the target and for the drafter."""
+
+    def __init__(self, model_runner):
+        super().__init__()
+        if model_runner.use_mla_backend:
+            raise ValueError(
+                "the CPU platform has no multi-head latent attention (MLA), which this target uses; "
+                "serve it on an NVIDIA GPU"
+            )
+        self.req_to_token_pool = model_runner.req_to_token_pool
+        self.token_to_kv_pool = model_runner.token_to_kv_pool
+        if isinstance(self.token_to_kv_pool, SWAKVPool):
+            raise ValueError(
+                "the CPU platform has one KV pool, and this target asks for a sliding-window pool beside it; "
+                "add --disable-hybrid-swa-memory or use an NVIDIA GPU"
+            )
+        self.segments: list[Segment] = []
+
+    def init_forward_metadata(self, forward_batch: ForwardBatch) -> None:
+        mode = forward_batch.forward_mode
+        if mode.is_target_verify():
+            width = forward_batch.spec_info.draft_token_num
+            self.segments = [self._uniform(forward_batch, forward_batch.seq_lens, width)]
+        elif mode.is_decode_or_idle():
+            self.segments = [self._uniform(forward_batch, forward_batch.seq_lens - 1, 1)]
+        else:
+            self.segments = self._per_request(forward_batch)
+
+    def _uniform(self, forward_batch: ForwardBatch, first_position: torch.Tensor, width: int) -> Segment:
+        batch = forward_batch.batch_size
+        first = first_position.to(torch.int64)
+        keys = int(first.max()) + width if batch else 0
+        rows = self.req_to_token_pool.req_to_token[forward_batch.req_pool_indices, :keys]
+        return Segment(slice(0, batch * width), batch, rows.to(torch.int64), first, width)
+
+    def _per_request(self, forward_batch: ForwardBatch) -> list[Segment]:
+        segments, start = [], 0
+        table = self.req_to_token_pool.req_to_token
+        prefix = forward_batch.extend_prefix_lens.tolist()
+        extend = forward_batch.extend_seq_lens.tolist()
+        for row, before, new in zip(forward_batch.req_pool_indices.tolist(), prefix, extend, strict=True):
+            slots = table[row : row + 1, : before + new].to(torch.int64)
+            segments.append(Segment(slice(start, start + new), 1, slots, torch.tensor([before]), new))
+            start += new
+        return segments
+
+    def forward_decode(self, q, k, v, layer, forward_batch, save_kv_cache=True, **kwargs):
+        return self._forward(q, k, v, layer, forward_batch, save_kv_cache, **kwargs)
+
+    def forward_extend(self, q, k, v, layer, forward_batch, save_kv_cache=True, **kwargs):
+        return self._forward(q, k, v, layer, forward_batch, save_kv_cache, **kwargs)
+
+    def _forward(self, q, k, v, layer: RadixAttention, forward_batch: ForwardBatch, save_kv_cache: bool, sinks=None):
+        if layer.is_cross_attention or sinks is not None:
+            raise NotImplementedError("the CPU attention backend has neither cross-attention nor attention sinks")
+        if save_kv_cache and k is not None:
+            self.token_to_kv_pool.set_kv_buffer(layer, KVWriteLoc(forward_batch.out_cache_loc), k, v)
+        causal = layer.attn_type != AttentionType.ENCODER_ONLY
+        window = -1 if layer.sliding_window_size is None else layer.sliding_window_size
+        keys = self.token_to_kv_pool.get_key_buffer(layer.layer_id)
+        values = self.token_to_kv_pool.get_value_buffer(layer.layer_id)
+        query = q.view(-1, layer.tp_q_head_num, layer.qk_head_dim)
+        output = q.new_empty(query.shape[0], layer.tp_q_head_num, layer.v_head_dim)
+        for segment in self.segments:
+            output[segment.queries] = _attend(
+                query[segment.queries], keys, values, segment, segment.mask(causal, window), layer.scaling
+            )
+        return output.view(q.shape[0], -1)
+
+    def support_triton(self) -> bool:
+        return False
+
+
+def _attend(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    segment: Segment,
+    mask: torch.Tensor,
+    scale: float,
+) -> torch.Tensor:
+    """``query [batch * num_queries, heads, D]`` against the segment's slots -> the same shape with the value's D.
+
+    Query heads that share a key head are laid side by side as further queries, so that keys are never repeated.
+    """
+    batch, count = segment.batch, segment.num_queries
+    kv_heads = keys.shape[1]
+    group = query.shape[1] // kv_heads
+    q = query.view(batch, count, kv_heads, group, -1).permute(0, 2, 3, 1, 4).reshape(batch, kv_heads, group * count, -1)
+    k = keys[segment.slots].transpose(1, 2).to(q.dtype)
+    v = values[segment.slots].transpose(1, 2).to(q.dtype)
+    mask = mask.repeat(1, 1, group, 1) if group > 1 else mask
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+    out = out.view(batch, kv_heads, group, count, -1).permute(0, 3, 1, 2, 4)
+    return out.reshape(batch * count, kv_heads * group, -1)

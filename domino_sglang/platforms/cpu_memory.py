@@ -1,0 +1,61 @@
+"""KV-cache bookkeeping in PyTorch, where SGLang launches Triton kernels."""
+
+from __future__ import annotations
+
+import torch
+from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
+
+
+class CpuKVPool(MHATokenToKVPool):
+    """SGLang's multi-head KV pool without the byte-copy kernel it warms up on a GPU."""
+
+    def __init__(self, *args, **kwargs):
+        kwargs["enable_kv_cache_copy"] = False
+        super().__init__(*args, **kwargs)
+
+
+def extend_cache_locs(
+    req_pool_indices: torch.Tensor,
+    req_to_token: torch.Tensor,
+    start_offset: torch.Tensor,
+    end_offset: torch.Tensor,
+    batch_size: int,
+    draft_token_num: int,
+    device: torch.device | str,
+) -> torch.Tensor:
+    """KV slots of each request's next ``draft_token_num`` positions, int64 ``[batch_size * draft_token_num]``.
+
+    Source: ``sglang.kernels.ops.speculative.cache_locs.assign_extend_cache_locs_func``.
+    """
+    columns = start_offset[:, None] + torch.arange(draft_token_num, device=start_offset.device)
+    return req_to_token[req_pool_indices[:, None], columns].reshape(-1).to(torch.int64)
+
+
+def assign_req_to_token_pool(
+    req_pool_indices: torch.Tensor,
+    req_to_token: torch.Tensor,
+    start_offset: torch.Tensor,
+    end_offset: torch.Tensor,
+    out_cache_loc: torch.Tensor,
+    batch_size: int,
+) -> None:
+    """Write new KV slots into each request's row at positions ``start_offset`` to ``end_offset``.
+
+    Source: ``sglang.srt.mem_cache.allocation.assign_req_to_token_pool_func``.
+    """
+    lengths = (end_offset - start_offset).to(torch.int64)[:batch_size]
+    rows = torch.repeat_interleave(req_pool_indices[:batch_size].to(torch.int64), lengths)
+    first = torch.repeat_interleave(torch.cumsum(lengths, 0) - lengths, lengths)
+    columns = torch.arange(rows.numel()) - first + torch.repeat_interleave(start_offset[:batch_size], lengths)
+    req_to_token[rows, columns] = out_cache_loc[: rows.numel()].to(req_to_token.dtype)
+
+
+def make_record_stream_harmless() -> None:
+    """Let ``Tensor.record_stream`` pass on CPU tensors, which have no stream to be freed too early on."""
+    original = torch.Tensor.record_stream
+
+    def record_stream(tensor: torch.Tensor, stream) -> None:
+        if tensor.device.type != "cpu":
+            original(tensor, stream)
+
+    torch.Tensor.record_stream = record_stream

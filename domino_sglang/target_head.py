@@ -1,0 +1,63 @@
+"""What the drafter borrows from the target under SGLang: its embedding and its LM head, sharded or whole."""
+
+from __future__ import annotations
+
+import torch
+from sglang.srt.lora.layers import unwrap_lora_layer
+from sglang.srt.runtime_context import get_parallel
+from sglang.srt.speculative.dflash_utils import is_dense_head_weight
+
+from domino_sglang.config import CheckpointError, DominoConfig
+from domino_sglang.head import VocabShard
+from domino_sglang.proposer import TargetHead, dense_base_logits
+
+
+def target_head(model: torch.nn.Module, config: DominoConfig) -> TargetHead:
+    """Borrow from a loaded target.
+
+    Raises:
+        CheckpointError: the target has no LM head the drafter could use.
+    """
+    embedding = unwrap_lora_layer(model.get_input_embeddings())
+    lm_head = unwrap_lora_layer(getattr(model, "lm_head", None))
+    if lm_head is None:
+        raise CheckpointError(f"the target {type(model).__name__} has no lm_head, which a Domino drafter reads")
+    start, columns = _own_columns(lm_head, config)
+    weight = getattr(lm_head, "weight", None)
+    if is_dense_head_weight(weight):
+        base_logits = dense_base_logits(weight[:columns])
+    else:
+        base_logits = _quantized_base_logits(lm_head, columns)
+    return TargetHead(embedding, base_logits, VocabShard(start, _all_gather()), columns)
+
+
+def _own_columns(lm_head: torch.nn.Module, config: DominoConfig) -> tuple[int, int]:
+    shard = getattr(lm_head, "shard_indices", None)
+    if shard is None:
+        return 0, config.vocab_size
+    if shard.num_added_elements:
+        raise CheckpointError(
+            f"the target's LM head holds {shard.num_added_elements} added tokens, which the drafter was not trained "
+            "with; serve the target without added vocabulary"
+        )
+    return shard.org_vocab_start_index, shard.num_org_elements
+
+
+def _quantized_base_logits(lm_head: torch.nn.Module, columns: int):
+    def base_logits(hidden_states: torch.Tensor) -> torch.Tensor:
+        return lm_head.quant_method.apply(lm_head, hidden_states, None)[:, :columns]
+
+    return base_logits
+
+
+def _all_gather():
+    group = get_parallel().tp_group
+    if group.world_size == 1:
+        return None
+
+    def all_gather(mine: torch.Tensor) -> torch.Tensor:
+        ranks = mine.new_empty(group.world_size * mine.shape[0], mine.shape[1])
+        group.all_gather_into_tensor(ranks, mine.contiguous())
+        return ranks.view(group.world_size, *mine.shape)
+
+    return all_gather

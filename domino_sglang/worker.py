@@ -1,0 +1,168 @@
+"""One decode step of DOMINO under SGLang: draft, verify, commit."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+
+import torch
+from sglang.srt.lora.layers import unwrap_lora_layer
+from sglang.srt.speculative.dflash_worker_v2 import DFlashWorkerV2, _commit_accept
+from sglang.srt.speculative.spec_tp_sync import SpecTpSyncSite
+
+from domino_sglang.first_token import SeededFirstToken
+from domino_sglang.penalties import TokenLedger, forbid_early_stop
+from domino_sglang.proposer import TorchProposer
+from domino_sglang.seeds import SeedSource
+from domino_sglang.target_head import target_head
+from domino_sglang.target_law import target_probabilities
+from domino_sglang.verify import accept_block, accept_sampled
+
+logger = logging.getLogger(__name__)
+
+
+class DominoWorker(DFlashWorkerV2):
+    """SGLang's DFLASH worker with the Domino head inside the draft forward and lossless acceptance.
+
+    What is upstream's stays upstream's: the draft KV cache, the verify forward, grammar masks, mamba states, CUDA
+    graphs. What is ours: the proposals, which the drafter's own forward leaves in static buffers (so the same code
+    serves eagerly and from a CUDA graph), the penalties inside a block, and the acceptance.
+    """
+
+    def __init__(self, server_args, gpu_id, nccl_port, target_worker, **kwargs):
+        super().__init__(server_args, gpu_id=gpu_id, nccl_port=nccl_port, target_worker=target_worker, **kwargs)
+        self._attach_target()
+        vocab_size = self.model_runner.model_config.vocab_size
+        self.ledger = TokenLedger(vocab_size, self.device)
+        self.seeds = SeedSource(target_worker.random_seed, self.device)
+        self.first_token = SeededFirstToken(self.model_runner.sampler)
+        self._batch = None
+        self._sampling_info = None
+        self._penalties = None
+
+    def _attach_target(self) -> None:
+        target_model = self._target_worker.model_runner.model
+        target = target_head(target_model, self.draft_model.domino)
+        first, columns = target.shard.start, target.columns
+        self.proposer = TorchProposer(
+            self.draft_model.domino,
+            self.block_size,
+            self.draft_model.head_weights(slice(first, first + columns)),
+            target,
+        )
+        embedding, scale = unwrap_lora_layer(target_model.get_input_embeddings()), self._noise_embed_scale
+        self.draft_model.embed_block = lambda ids: embedding(ids) if scale == 1.0 else embedding(ids) * scale
+        self.draft_model.propose = self.proposer
+
+    def forward_batch_generation(self, batch, *args, **kwargs):
+        if batch.forward_mode.is_idle():
+            return super().forward_batch_generation(batch, *args, **kwargs)
+        if batch.forward_mode.is_extend() or batch.is_extend_in_batch:
+            return self._prefill(batch, *args, **kwargs)
+        return self._decode(batch, *args, **kwargs)
+
+    def _prefill(self, batch, *args, **kwargs):
+        self.first_token.stage(batch)
+        result = super().forward_batch_generation(batch, *args, **kwargs)
+        if batch.forward_mode.is_mixed():
+            # Requests that were already decoding have decoded one token here.
+            tokens = result.next_token_ids[: len(batch.reqs), None]
+            self.ledger.commit(batch.reqs, tokens, torch.ones_like(tokens[:, 0]))
+        else:
+            self.ledger.forget({req.rid for req in batch.reqs})
+        return result
+
+    def _decode(self, batch, *args, **kwargs):
+        # Upstream would apply the batch's penalties and bias to every position alike; _accept_block does it instead.
+        info = batch.sampling_info
+        self._batch, self._sampling_info = batch, info
+        self._penalties = self.ledger.penalties(batch.reqs, batch.spec_info.bonus_tokens)
+        batch.sampling_info = dataclasses.replace(
+            info,
+            penalizer_orchestrator=None,
+            acc_additive_penalties=None,
+            acc_scaling_penalties=None,
+            logit_bias=None,
+        )
+        try:
+            return super().forward_batch_generation(batch, *args, **kwargs)
+        finally:
+            batch.sampling_info = info
+            self._batch = self._sampling_info = self._penalties = None
+
+    # --- draft ---
+
+    def _validate_phase1_sampling_support(self, batch) -> None:
+        # Upstream's first word in every step, and the last before the draft forward reads how to sample.
+        if batch.forward_mode.is_extend() or batch.forward_mode.is_idle():
+            return
+        info = batch.sampling_info
+        if info.is_all_greedy:
+            self.proposer.stage(None, None)
+            return
+        temperature = info.temperatures.view(-1).float().masked_fill(info.top_ks.view(-1) <= 1, 0.0)
+        self.proposer.stage(temperature, self.seeds.draw(batch.reqs))
+
+    def _maybe_build_draft_sampler(self):
+        # The head is part of the drafter's forward: nothing is left to capture behind it.
+        return None
+
+    def _greedy_sample_from_vocab_parallel_head(self, *, hidden_states, lm_head, chunk_size=256):
+        # Upstream asks for the proposals of the block whose forward has just run.
+        return self.proposer.tokens(hidden_states.shape[0] // (self.block_size - 1)).reshape(-1)
+
+    # --- verify ---
+
+    def _can_skip_verify_logits(self, batch, sampling_info) -> bool:
+        if self._penalties is not None or self._sampling_info.logit_bias is not None:
+            return False
+        if any(req.sampling_params.min_new_tokens > 0 for req in batch.reqs):
+            return False
+        return super()._can_skip_verify_logits(batch, sampling_info)
+
+    def _accept_block(
+        self, *, candidates, next_token_logits, sampling_info, draft_input, prefix_lens, bs, target_predict=None
+    ):
+        if next_token_logits is not None:
+            self._adjust(next_token_logits.view(bs, self.block_size, -1), candidates, prefix_lens)
+        if sampling_info.is_all_greedy:
+            accepted = super()._accept_block(
+                candidates=candidates,
+                next_token_logits=next_token_logits,
+                sampling_info=sampling_info,
+                draft_input=draft_input,
+                prefix_lens=prefix_lens,
+                bs=bs,
+                target_predict=target_predict,
+            )
+        else:
+            accepted = self._accept_sampled(candidates, next_token_logits, sampling_info, bs)
+        _accept_len, commit_lens, _bonus, out_tokens, _new_seq_lens = accepted
+        self.ledger.commit(self._batch.reqs, out_tokens, commit_lens)
+        return accepted
+
+    def _adjust(self, logits: torch.Tensor, candidates: torch.Tensor, prefix_lens: torch.Tensor) -> None:
+        if self._penalties is not None:
+            self._penalties.apply(logits, candidates[:, 1:])
+        forbid_early_stop(logits, self._batch.reqs, prefix_lens)
+        if self._sampling_info.logit_bias is not None:
+            logits += self._sampling_info.logit_bias[:, None].to(logits.dtype)
+
+    def _accept_sampled(self, candidates, next_token_logits, sampling_info, bs):
+        logits = next_token_logits.view(bs, self.block_size, -1)
+        draft = self.proposer.draft
+        accept = accept_block if self._block_verification else accept_sampled
+        acceptance = accept(
+            target_probabilities(logits, sampling_info),
+            candidates[:, 1:],
+            draft.log_q[:bs],
+            self.proposer.q_row,
+            self.proposer.sampling,
+            target_greedy=sampling_info.top_ks.view(-1) <= 1,
+            target_predict=logits.argmax(-1),
+        )
+        accept_len, bonus = acceptance.accept_len, acceptance.bonus
+        self._tp_sync.sync(SpecTpSyncSite.DFLASH_ACCEPT_SAMPLE, accept_len)
+        self._tp_sync.sync(SpecTpSyncSite.DFLASH_ACCEPT_SAMPLE, bonus)
+        out_tokens, commit_lens = _commit_accept(candidates, accept_len, bonus)
+        return accept_len, commit_lens, bonus, out_tokens, None
