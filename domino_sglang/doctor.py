@@ -115,7 +115,8 @@ load_plugins()
 from sglang.srt.platforms import current_platform
 from sglang.srt.speculative.spec_registry import get_spec
 algorithm = get_spec("DOMINO")
-print("ANSWER" + json.dumps([type(current_platform).__name__, type(algorithm).__name__, getattr(algorithm, "reason", "")]))
+names = [type(current_platform).__name__, type(algorithm).__name__, getattr(algorithm, "reason", "")]
+print("ANSWER" + json.dumps(names))
 """
 
 

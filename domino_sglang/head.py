@@ -111,8 +111,8 @@ class VocabShard:
 
     Attributes:
         start: token id of the rank's first column.
-        all_gather: ``[B, 4] -> [ranks, B, 4]``, ranks in ascending order of their columns; None when this rank holds
-            the whole vocabulary.
+        all_gather: ``[...] -> [ranks, ...]``, ranks in ascending order of their columns; None when this rank holds the
+            whole vocabulary.
     """
 
     start: int = 0
@@ -128,8 +128,10 @@ def gru_step(weights: HeadWeights, x: torch.Tensor, state: torch.Tensor) -> torc
 
 
 def corrected_logits(base_logits: torch.Tensor, correction: torch.Tensor, w2: torch.Tensor) -> torch.Tensor:
-    """``l + W2 c`` in float32: ``[..., V]`` and ``[..., R]`` -> ``[..., V]``."""
-    return base_logits.float() + F.linear(correction, w2).float()
+    """``l + W2 c``, accumulated in float32: ``[B, V]`` and ``[B, R]`` -> ``[B, V]``."""
+    if w2.dtype != torch.float32 and w2.is_cuda:
+        return base_logits.float() + torch.mm(correction, w2.t(), out_dtype=torch.float32)
+    return base_logits.float() + F.linear(correction.float(), w2.float())
 
 
 def rollout(

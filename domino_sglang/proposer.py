@@ -1,15 +1,17 @@
-"""What stands behind the backbone: the target's LM head and the Domino head, proposals left in static buffers."""
+"""What stands behind the backbone: the target's LM head and the Domino head, and the block they draft."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 
 from domino_sglang.config import DominoConfig
 from domino_sglang.head import Draft, DraftSampling, HeadWeights, VocabShard, rollout
+from domino_sglang.verify import DraftRows, RowOfQ
 
 
 @dataclass(frozen=True)
@@ -18,83 +20,112 @@ class TargetHead:
 
     Attributes:
         embed: token ids ``[N]`` -> embeddings ``[N, H]``, complete on every rank.
+        table: the embedding as a matrix ``[V, H]``, or None where it is sharded, quantised or wrapped.
         base_logits: hidden states ``[N, H]`` -> this rank's logits ``[N, columns]``.
         shard: which columns those are.
         columns: how many.
+        padded_columns: how many any rank has at most; ranks exchange rows of this width.
     """
 
     embed: Callable[[torch.Tensor], torch.Tensor]
+    table: torch.Tensor | None
     base_logits: Callable[[torch.Tensor], torch.Tensor]
     shard: VocabShard
     columns: int
+    padded_columns: int
+
+
+@dataclass(frozen=True)
+class DraftedBlock:
+    """The newest block of a batch, and what verifying it needs.
+
+    Attributes:
+        draft: tokens and their probabilities.
+        base_logits: ``[B, S, columns]`` that they came from.
+        w2: ``[columns, R]``.
+        sampling: how they were drawn; None when all were greedy.
+        target: says which columns these are.
+    """
+
+    draft: Draft
+    base_logits: torch.Tensor
+    w2: torch.Tensor
+    sampling: DraftSampling | None
+    target: TargetHead
+
+    @property
+    def q_row(self) -> RowOfQ:
+        """Rows of the draft distribution over the whole vocabulary; only for blocks with ``sampling``."""
+        own = DraftRows(self.base_logits, self.w2, self.draft, self.sampling)
+        gather = self.target.shard.all_gather
+        if gather is None:
+            return own
+        padding = self.target.padded_columns - self.target.columns
+
+        # Ranks hold the vocabulary in order, and only the last ones may have columns to spare.
+        return lambda index: gather(F.pad(own(index), (0, padding))).transpose(0, 1).flatten(1)
+
+
+class Proposer(Protocol):
+    """Called at the end of the drafter's forward; asked afterwards for what it drafted.
+
+    Attributes:
+        name: which head runs, for the start-up line.
+        extra_bytes: memory held besides the checkpoint's tensors.
+    """
+
+    name: str
+    extra_bytes: int
+
+    def stage(self, temperature: torch.Tensor | None, seed: torch.Tensor | None) -> None:
+        """Say how the next block is drawn: float32 (0 is greedy) and int64 ``[B]``, or None twice for all greedy."""
+
+    def __call__(self, hidden_states: torch.Tensor, input_ids: torch.Tensor, positions: torch.Tensor) -> None:
+        """Draft from the backbone's output ``[B * block_size, H]``, its tokens and positions ``[B * block_size]``."""
+
+    def block(self, batch: int) -> DraftedBlock:
+        """What the newest forward drafted for its first ``batch`` requests."""
+
+
+def proposal_rows(hidden_states: torch.Tensor, config: DominoConfig, block_size: int) -> torch.Tensor:
+    """Rows of the backbone's output that predict proposals 1..S: ``[B * block_size, H]`` -> ``[B, S, H]``."""
+    hidden = hidden_states.view(-1, block_size, hidden_states.shape[-1])
+    return hidden[:, config.first_row : config.first_row + block_size - 1]
 
 
 class TorchProposer:
-    """Drafts with the head in PyTorch: the CPU path.
-
-    Attributes:
-        draft: the newest block's proposals, :class:`~domino_sglang.head.Draft` of ``[B, S]``.
-        base_logits: ``[B, S, columns]`` that they came from.
-    """
+    """Drafts with the head in PyTorch: the CPU path."""
 
     name = "PyTorch"
     extra_bytes = 0
 
     def __init__(self, config: DominoConfig, block_size: int, weights: HeadWeights, target: TargetHead):
         self.config, self.block_size, self.weights, self.target = config, block_size, weights, target
-        self.temperature: torch.Tensor | None = None
-        self.seed: torch.Tensor | None = None
-        self.sampling: DraftSampling | None = None
-        self.draft: Draft | None = None
-        self.base_logits: torch.Tensor | None = None
+        self.staged: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.newest: DraftedBlock | None = None
 
     def stage(self, temperature: torch.Tensor | None, seed: torch.Tensor | None) -> None:
-        """Say how the next block is drawn: float32 and int64 ``[B]``, or None and None for a greedy batch."""
-        self.temperature, self.seed = temperature, seed
+        self.staged = None if temperature is None or seed is None else (temperature, seed)
 
     def __call__(self, hidden_states: torch.Tensor, input_ids: torch.Tensor, positions: torch.Tensor) -> None:
-        """Draft from the backbone's output ``[B * block_size, H]``, its tokens and positions ``[B * block_size]``."""
-        block, proposals = self.block_size, self.block_size - 1
-        first = self.config.first_row
-        hidden = hidden_states.view(-1, block, hidden_states.shape[-1])
-        z = hidden[:, first : first + proposals]
-        self.base_logits = self.target.base_logits(z.flatten(0, 1)).view(z.shape[0], proposals, -1)
-        self.sampling = None
-        if self.temperature is not None:
-            self.sampling = DraftSampling(self.temperature, self.seed, positions.view(-1, block)[:, 0])
-        self.draft = rollout(
+        z = proposal_rows(hidden_states, self.config, self.block_size)
+        base_logits = self.target.base_logits(z.flatten(0, 1)).view(*z.shape[:2], -1)
+        sampling = None
+        if self.staged is not None:
+            sampling = DraftSampling(*self.staged, positions.view(-1, self.block_size)[:, 0])
+        draft = rollout(
             self.weights,
             z=z,
-            base_logits=self.base_logits,
-            bonus_tokens=input_ids.view(-1, block)[:, 0],
+            base_logits=base_logits,
+            bonus_tokens=input_ids.view(-1, self.block_size)[:, 0],
             embedding=self.target.embed,
             pure_draft_prefix_len=self.config.pure_draft_prefix_len,
-            sampling=self.sampling,
+            sampling=sampling,
             shard=self.target.shard,
         )
+        self.newest = DraftedBlock(draft, base_logits, self.weights.w2, sampling, self.target)
 
-    def tokens(self, batch: int) -> torch.Tensor:
-        """int64 ``[batch, S]``."""
-        return self.draft.tokens[:batch]
-
-    def q_row(self, index: torch.Tensor | int) -> torch.Tensor:
-        """float32 ``[B, V]``: each request's draft distribution at one proposal."""
-        from domino_sglang.verify import DraftRows
-
-        row = DraftRows(self.base_logits, self.weights.w2, self.draft, self.sampling)(index)
-        gather = self.target.shard.all_gather
-        return row if gather is None else gather_columns(row, gather)
-
-
-def gather_columns(row: torch.Tensor, all_gather: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-    """Ranks' columns ``[B, columns]`` -> ``[B, ranks * columns]``, in the order of the vocabulary."""
-    return all_gather(row).transpose(0, 1).flatten(1)
-
-
-def dense_base_logits(weight: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The target's LM head as a matrix ``[columns, H]``."""
-
-    def base_logits(hidden_states: torch.Tensor) -> torch.Tensor:
-        return F.linear(hidden_states.to(weight.dtype), weight)
-
-    return base_logits
+    def block(self, batch: int) -> DraftedBlock:
+        if self.newest is None or self.newest.draft.tokens.shape[0] != batch:
+            raise RuntimeError(f"no block of {batch} requests has been drafted")
+        return self.newest

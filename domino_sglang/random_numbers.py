@@ -38,8 +38,7 @@ def counter_key(
     high = mix32(((seed >> 32) & MASK32) ^ low)
     low = mix32(low ^ (position & MASK32))
     high = mix32(high + low & MASK32)
-    counter = torch.as_tensor(index, device=seed.device) * 8 + stream
-    low = mix32(low + high + counter & MASK32)
+    low = mix32(low + high + index * 8 + stream & MASK32)
     high = mix32(high ^ low ^ 0x85EBCA6B)
     return low, high
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from sglang.srt.lora.layers import unwrap_lora_layer
 from sglang.srt.runtime_context import get_parallel
 from sglang.srt.speculative.dflash_utils import is_dense_head_weight
 
 from domino_sglang.config import CheckpointError, DominoConfig
 from domino_sglang.head import VocabShard
-from domino_sglang.proposer import TargetHead, dense_base_logits
+from domino_sglang.proposer import TargetHead
 
 
 def target_head(model: torch.nn.Module, config: DominoConfig) -> TargetHead:
@@ -22,25 +23,46 @@ def target_head(model: torch.nn.Module, config: DominoConfig) -> TargetHead:
     lm_head = unwrap_lora_layer(getattr(model, "lm_head", None))
     if lm_head is None:
         raise CheckpointError(f"the target {type(model).__name__} has no lm_head, which a Domino drafter reads")
-    start, columns = _own_columns(lm_head, config)
+    start, columns, padded_columns = _own_columns(lm_head, config)
     weight = getattr(lm_head, "weight", None)
     if is_dense_head_weight(weight):
-        base_logits = dense_base_logits(weight[:columns])
+        base_logits = _dense_base_logits(weight[:columns])
     else:
         base_logits = _quantized_base_logits(lm_head, columns)
-    return TargetHead(embedding, base_logits, VocabShard(start, _all_gather()), columns)
+    group = get_parallel().tp_group
+    whole = group.world_size == 1
+    table = getattr(embedding, "weight", None)
+    return TargetHead(
+        embed=embedding,
+        table=table if whole and is_dense_head_weight(table) else None,
+        base_logits=base_logits,
+        shard=VocabShard(start, None if whole else _all_gather(group)),
+        columns=columns,
+        padded_columns=padded_columns,
+    )
 
 
-def _own_columns(lm_head: torch.nn.Module, config: DominoConfig) -> tuple[int, int]:
+def _own_columns(lm_head: torch.nn.Module, config: DominoConfig) -> tuple[int, int, int]:
     shard = getattr(lm_head, "shard_indices", None)
     if shard is None:
-        return 0, config.vocab_size
+        return 0, config.vocab_size, config.vocab_size
     if shard.num_added_elements:
         raise CheckpointError(
             f"the target's LM head holds {shard.num_added_elements} added tokens, which the drafter was not trained "
             "with; serve the target without added vocabulary"
         )
-    return shard.org_vocab_start_index, shard.num_org_elements
+    if not shard.num_org_elements:
+        raise CheckpointError(
+            f"--tp-size leaves this rank none of the {config.vocab_size} tokens of the vocabulary; lower --tp-size"
+        )
+    return shard.org_vocab_start_index, shard.num_org_elements, shard.num_org_elements_padded
+
+
+def _dense_base_logits(weight: torch.Tensor):
+    def base_logits(hidden_states: torch.Tensor) -> torch.Tensor:
+        return F.linear(hidden_states.to(weight.dtype), weight)
+
+    return base_logits
 
 
 def _quantized_base_logits(lm_head: torch.nn.Module, columns: int):
@@ -50,14 +72,10 @@ def _quantized_base_logits(lm_head: torch.nn.Module, columns: int):
     return base_logits
 
 
-def _all_gather():
-    group = get_parallel().tp_group
-    if group.world_size == 1:
-        return None
-
+def _all_gather(group):
     def all_gather(mine: torch.Tensor) -> torch.Tensor:
-        ranks = mine.new_empty(group.world_size * mine.shape[0], mine.shape[1])
-        group.all_gather_into_tensor(ranks, mine.contiguous())
-        return ranks.view(group.world_size, *mine.shape)
+        ranks = mine.new_empty(group.world_size, *mine.shape)
+        group.all_gather_into_tensor(ranks.view(-1), mine.contiguous().view(-1))
+        return ranks
 
     return all_gather

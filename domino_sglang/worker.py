@@ -6,13 +6,17 @@ import dataclasses
 import logging
 
 import torch
+from sglang.srt.arg_groups.overrides import resolving_view
 from sglang.srt.lora.layers import unwrap_lora_layer
+from sglang.srt.runtime_context import get_exec
 from sglang.srt.speculative.dflash_worker_v2 import DFlashWorkerV2, _commit_accept
 from sglang.srt.speculative.spec_tp_sync import SpecTpSyncSite
 
 from domino_sglang.first_token import SeededFirstToken
+from domino_sglang.head import HeadWeights
+from domino_sglang.metrics import count_positions
 from domino_sglang.penalties import TokenLedger, forbid_early_stop
-from domino_sglang.proposer import TorchProposer
+from domino_sglang.proposer import Proposer, TargetHead, TorchProposer
 from domino_sglang.seeds import SeedSource
 from domino_sglang.target_head import target_head
 from domino_sglang.target_law import target_probabilities
@@ -36,6 +40,9 @@ class DominoWorker(DFlashWorkerV2):
         self.ledger = TokenLedger(vocab_size, self.device)
         self.seeds = SeedSource(target_worker.random_seed, self.device)
         self.first_token = SeededFirstToken(self.model_runner.sampler)
+        settled = resolving_view(server_args)
+        if settled.enable_metrics:
+            count_positions(settled.served_model_name or settled.model_path, self.block_size - 1)
         self._batch = None
         self._sampling_info = None
         self._penalties = None
@@ -44,15 +51,27 @@ class DominoWorker(DFlashWorkerV2):
         target_model = self._target_worker.model_runner.model
         target = target_head(target_model, self.draft_model.domino)
         first, columns = target.shard.start, target.columns
-        self.proposer = TorchProposer(
-            self.draft_model.domino,
-            self.block_size,
-            self.draft_model.head_weights(slice(first, first + columns)),
-            target,
-        )
+        self.proposer = self._build_proposer(target, self.draft_model.head_weights(slice(first, first + columns)))
         embedding, scale = unwrap_lora_layer(target_model.get_input_embeddings()), self._noise_embed_scale
         self.draft_model.embed_block = lambda ids: embedding(ids) if scale == 1.0 else embedding(ids) * scale
         self.draft_model.propose = self.proposer
+        logger.info(
+            "DOMINO drafts %d tokens a step: the head runs in %s, %s, with %.1f MB besides its weights.",
+            self.block_size,
+            self.proposer.name,
+            str(self.draft_model.embed_proj[2].weight.dtype).removeprefix("torch."),
+            self.proposer.extra_bytes / 1e6,
+        )
+
+    def _build_proposer(self, target: TargetHead, weights: HeadWeights) -> Proposer:
+        config = self.draft_model.domino
+        if torch.device(self.device).type != "cuda":
+            return TorchProposer(config, self.block_size, weights, target)
+        from domino_sglang.triton_proposer import TritonProposer
+
+        buckets = get_exec().graph.cuda_graph_config.decode.bs or [1]
+        max_batch = max(resolving_view(self.server_args).max_running_requests, *buckets)
+        return TritonProposer(config, self.block_size, weights, target, max_batch)
 
     def forward_batch_generation(self, batch, *args, **kwargs):
         if batch.forward_mode.is_idle():
@@ -109,7 +128,8 @@ class DominoWorker(DFlashWorkerV2):
 
     def _greedy_sample_from_vocab_parallel_head(self, *, hidden_states, lm_head, chunk_size=256):
         # Upstream asks for the proposals of the block whose forward has just run.
-        return self.proposer.tokens(hidden_states.shape[0] // (self.block_size - 1)).reshape(-1)
+        batch = hidden_states.shape[0] // (self.block_size - 1)
+        return self.proposer.block(batch).draft.tokens.reshape(-1)
 
     # --- verify ---
 
@@ -150,14 +170,14 @@ class DominoWorker(DFlashWorkerV2):
 
     def _accept_sampled(self, candidates, next_token_logits, sampling_info, bs):
         logits = next_token_logits.view(bs, self.block_size, -1)
-        draft = self.proposer.draft
+        block = self.proposer.block(bs)
         accept = accept_block if self._block_verification else accept_sampled
         acceptance = accept(
             target_probabilities(logits, sampling_info),
             candidates[:, 1:],
-            draft.log_q[:bs],
-            self.proposer.q_row,
-            self.proposer.sampling,
+            block.draft.log_q,
+            block.q_row,
+            block.sampling,
             target_greedy=sampling_info.top_ks.view(-1) <= 1,
             target_predict=logits.argmax(-1),
         )

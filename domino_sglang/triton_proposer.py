@@ -1,0 +1,82 @@
+"""The proposer on a GPU: the head's Triton kernels between static buffers, so that it replays in a CUDA graph."""
+
+from __future__ import annotations
+
+import torch
+from domino_kernels import DominoRollout
+from domino_kernels import VocabShard as KernelShard
+
+from domino_sglang.config import DominoConfig
+from domino_sglang.head import Draft, DraftSampling, HeadWeights
+from domino_sglang.proposer import DraftedBlock, TargetHead, proposal_rows
+
+
+class TritonProposer:
+    """Drafts with ``domino_kernels``.
+
+    A captured graph runs no Python, so everything a step leaves behind is read from buffers at fixed addresses: the
+    kernels' own, and here the base logits and how each request is sampled.
+
+    Args:
+        max_batch: most requests in one forward, padding of CUDA-graph buckets included.
+    """
+
+    name = "Triton"
+
+    def __init__(self, config: DominoConfig, block_size: int, weights: HeadWeights, target: TargetHead, max_batch: int):
+        self.config, self.block_size, self.weights, self.target = config, block_size, weights, target
+        proposals, device, dtype = block_size - 1, weights.w2.device, weights.w2.dtype
+        shard = target.shard
+        self.rollout = DominoRollout(
+            weights,
+            embedding=target.embed if target.table is None else target.table,
+            max_batch=max_batch,
+            num_proposals=proposals,
+            pure_draft_prefix_len=min(config.pure_draft_prefix_len, proposals),
+            shard=None if shard.all_gather is None else KernelShard(shard.start, shard.all_gather),
+        )
+        self.base_logits = torch.empty(max_batch, proposals, target.columns, dtype=dtype, device=device)
+        self.temperature = torch.zeros(max_batch, dtype=torch.float32, device=device)
+        self.seed = torch.zeros(max_batch, dtype=torch.int64, device=device)
+        self.position = torch.zeros(max_batch, dtype=torch.int64, device=device)
+        self.tokens = torch.empty(max_batch, proposals, dtype=torch.int64, device=device)
+        self.log_q = torch.empty(max_batch, proposals, dtype=torch.float32, device=device)
+        self.logsumexp = torch.empty_like(self.log_q)
+        self.correction = torch.empty(max_batch, proposals, config.R, dtype=dtype, device=device)
+
+    @property
+    def extra_bytes(self) -> int:
+        held = [value for value in vars(self).values() if isinstance(value, torch.Tensor)]
+        return self.rollout.extra_bytes + sum(value.numel() * value.element_size() for value in held)
+
+    def stage(self, temperature: torch.Tensor | None, seed: torch.Tensor | None) -> None:
+        if temperature is None or seed is None:
+            self.temperature.zero_()
+            return
+        batch = temperature.shape[0]
+        self.temperature[:batch].copy_(temperature, non_blocking=True)
+        self.temperature[batch:].zero_()
+        self.seed[:batch].copy_(seed, non_blocking=True)
+
+    def __call__(self, hidden_states: torch.Tensor, input_ids: torch.Tensor, positions: torch.Tensor) -> None:
+        z = proposal_rows(hidden_states, self.config, self.block_size)
+        batch = z.shape[0]
+        self.base_logits[:batch].copy_(self.target.base_logits(z.flatten(0, 1)).view(*z.shape[:2], -1))
+        self.position[:batch].copy_(positions.view(-1, self.block_size)[:, 0])
+        drafted = self.rollout(
+            z,
+            self.base_logits[:batch],
+            input_ids.view(-1, self.block_size)[:, 0].contiguous(),
+            self._sampling(batch),
+        )
+        self.tokens[:batch].copy_(drafted.tokens)
+        self.log_q[:batch].copy_(drafted.log_q)
+        self.logsumexp[:batch].copy_(drafted.logsumexp)
+        self.correction[:batch].copy_(drafted.correction)
+
+    def block(self, batch: int) -> DraftedBlock:
+        draft = Draft(self.tokens[:batch], self.log_q[:batch], self.logsumexp[:batch], self.correction[:batch])
+        return DraftedBlock(draft, self.base_logits[:batch], self.weights.w2, self._sampling(batch), self.target)
+
+    def _sampling(self, batch: int) -> DraftSampling:
+        return DraftSampling(self.temperature[:batch], self.seed[:batch], self.position[:batch])
