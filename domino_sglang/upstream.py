@@ -14,16 +14,10 @@ from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 NAME = "DOMINO"
 STANDS_FOR = "DFLASH"
 
-# Functions of the server arguments that compare the algorithm's name; the cost of leaving each as it is.
+# Functions of the server arguments that compare the algorithm's name, and what each would cost DOMINO.
 NAME_CHECKS_ON_SERVER_ARGS = {
-    "sglang.srt.arg_groups.lora_hook.check_lora_speculative_compatibility": "LoRA targets refused",
-    "sglang.srt.arg_groups.kv_cache_hook.handle_unified_memory": "--enable-unified-memory refused",
-}
-
-# Functions of the published configuration that compare the algorithm's name.
-NAME_CHECKS_AT_RUN_TIME = {
-    "sglang.srt.speculative.spec_utils.spec_need_hidden_states": "an empty hidden-state relay between steps",
-    "sglang.srt.disaggregation.mooncake.conn.CommonKVManager._validate_peer_state_layout": "a PD peer check skipped",
+    "sglang.srt.arg_groups.lora_hook.check_lora_speculative_compatibility": "targets with LoRA adapters refused",
+    "sglang.srt.arg_groups.kv_cache_hook.handle_unified_memory_pool": "--enable-unified-memory refused",
 }
 
 
@@ -34,7 +28,8 @@ def install_hooks() -> None:
         "sglang.srt.configs.model_config.ModelConfig._config_draft_model", present_as_dflash_drafter, HookType.AFTER
     )
     register("sglang.srt.arg_groups.speculative_hook.handle_speculative_decoding", allow_dflash_flags, HookType.AROUND)
-    register("sglang.srt.arg_groups.lora_hook.check_lora_speculative_compatibility", as_dflash, HookType.AROUND)
+    for target in NAME_CHECKS_ON_SERVER_ARGS:
+        register(target, as_dflash, HookType.AROUND)
     register("sglang.srt.arg_groups.model_override_base._forces_eagle_topk_one", is_linear_chain, HookType.AFTER)
     register("sglang.srt.speculative.spec_utils.spec_need_hidden_states", no_hidden_state_relay, HookType.AFTER)
     if _on_cpu_platform():
@@ -92,9 +87,15 @@ def allow_dflash_flags(original: Callable, server_args) -> None:
     kept = {flag: getattr(view, flag) for flag in _DFLASH_FLAGS}
     declare_resolution(server_args, "domino", **_DFLASH_FLAGS)
     try:
-        return original(server_args)
+        original(server_args)
     finally:
         declare_resolution(server_args, "domino", **kept)
+    window = kept["speculative_draft_window_size"]
+    if window is not None and window < view.speculative_num_draft_tokens:
+        raise ValueError(
+            f"--speculative-draft-window-size is {window}, and it must cover at least one block of "
+            f"{view.speculative_num_draft_tokens} tokens; raise it or drop it"
+        )
 
 
 def is_linear_chain(result: bool, speculative_algorithm) -> bool:
