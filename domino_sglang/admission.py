@@ -84,31 +84,29 @@ def _drafter_config(args) -> DominoConfig:
             "--speculative-draft-model-path is missing, and DOMINO needs a Domino drafter trained for "
             f"{args.model_path!r}; pass its folder or its name on the Hugging Face Hub"
         )
-    if os.path.isdir(path):
-        from domino_sglang.checkpoint import check_checkpoint
+    from domino_sglang.checkpoint import check_checkpoint
 
-        return check_checkpoint(path).config
-    if os.path.exists(path) or path.startswith((".", "/", "~")):
-        raise CheckpointError(
-            f"--speculative-draft-model-path is {path!r}, which is not a folder; pass the folder that holds config.json"
-        )
-    return DominoConfig.from_dict(_hub_config(path, args.speculative_draft_model_revision), where=path)
+    if not os.path.isdir(path):
+        if os.path.exists(path) or path.startswith((".", "/", "~")):
+            raise CheckpointError(
+                f"--speculative-draft-model-path is {path!r}, which is not a folder; "
+                "pass the folder that holds config.json"
+            )
+        path = _fetch(path, args.speculative_draft_model_revision)
+    return check_checkpoint(path).config
 
 
-def _hub_config(name: str, revision: str | None) -> dict:
-    import json
-
-    from huggingface_hub import hf_hub_download
+def _fetch(name: str, revision: str | None) -> str:
+    """Fetch a drafter from the Hub, or find it in the local cache, where SGLang's loader finds it again."""
+    from huggingface_hub import snapshot_download
 
     try:
-        file = hf_hub_download(name, "config.json", revision=revision)
+        return snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.safetensors"])
     except Exception as error:
         raise CheckpointError(
             f"--speculative-draft-model-path is {name!r}, neither a folder here nor a checkpoint that could be "
             f"fetched ({type(error).__name__}); pass the drafter's folder"
         ) from None
-    with open(file) as stream:
-        return json.load(stream)
 
 
 def _check_target(config: DominoConfig, args) -> None:

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 
 # Command, the module with its add_arguments(parser) and run(args) -> exit status, and its one line of help.
 COMMANDS = {
+    "bench": ("domino_sglang.bench.command", "measure: concurrency sweeps, acceptance length, a soak"),
     "demo": ("domino_sglang.demo.command", "serve a small chat model with and without Domino and compare"),
+    "data": ("domino_sglang.training.data_command", "make training data: the target writes its own conversations"),
     "doctor": ("domino_sglang.doctor", "check this environment: versions, GPU, platform, registration"),
     "inspect": ("domino_sglang.inspect_checkpoint", "check a drafter's checkpoint, alone or against its target"),
 }

@@ -11,6 +11,18 @@ from typing import Any
 DOMINO_PROJECTORS = ("domino", "causal_v5")
 DOMINO_ARCHITECTURES = ("DominoDraftModel", "DFlashDraftModel")
 
+# Extensions of DFlash drafters that are no part of Domino, with the value that leaves each out.
+BACKBONE_EXTRAS = {
+    "hidden_act": "silu",
+    "use_gemma_norm": False,
+    "conv_kernel_size": 0,
+    "selector_rank": 0,
+    "output_multiplier": 1.0,
+    "final_logit_softcapping": 0.0,
+    "attention_sink_bias": False,
+    "attention_value_scale": 1.0,
+}
+
 
 class CheckpointError(ValueError):
     """A drafter checkpoint that cannot be served, said in one line: value, expectation, fix."""
@@ -128,6 +140,7 @@ class _Reader:
 
     def parse(self) -> DominoConfig:
         self._check_projector()
+        self._check_backbone()
         hidden_size = self._integer("hidden_size", at_least=1)
         heads = self._integer("num_attention_heads", at_least=1)
         vocab_size = self._integer("vocab_size", at_least=1)
@@ -169,6 +182,16 @@ class _Reader:
         architectures = self.raw.get("architectures") or []
         if not isinstance(architectures, list | tuple) or not any(a in DOMINO_ARCHITECTURES for a in architectures):
             raise self._error(f"architectures is {architectures!r}, expected one of {list(DOMINO_ARCHITECTURES)}")
+
+    def _check_backbone(self) -> None:
+        """Refuse fields that make upstream build another drafter than the one Domino describes."""
+        for name, plain in BACKBONE_EXTRAS.items():
+            value = self.dflash.get(name, self.raw.get(name))
+            if value is not None and value != plain:
+                raise self._error(
+                    f"{name} is {value!r}, and a Domino drafter has a plain Qwen3-style backbone ({name} {plain!r} or "
+                    "absent); serve this drafter with --speculative-algorithm DFLASH"
+                )
 
     def _check_ranges(self, config: DominoConfig) -> None:
         if config.mask_token_id >= config.vocab_size:

@@ -61,13 +61,14 @@ class HeadWeights:
 
     @classmethod
     def from_modules(cls, prefix_gru: nn.GRU, embed_proj: nn.Sequential) -> HeadWeights:
+        gru = dict(prefix_gru.named_parameters())
         return cls(
-            w_ih=prefix_gru.weight_ih_l0,
-            w_hh=prefix_gru.weight_hh_l0,
-            w1=embed_proj[0].weight,
-            w2=embed_proj[2].weight,
-            b_ih=prefix_gru.bias_ih_l0 if prefix_gru.bias else None,
-            b_hh=prefix_gru.bias_hh_l0 if prefix_gru.bias else None,
+            w_ih=gru["weight_ih_l0"],
+            w_hh=gru["weight_hh_l0"],
+            w1=embed_proj.get_parameter("0.weight"),
+            w2=embed_proj.get_parameter("2.weight"),
+            b_ih=gru.get("bias_ih_l0"),
+            b_hh=gru.get("bias_hh_l0"),
         )
 
 

@@ -55,7 +55,13 @@ class DraftedBlock:
 
     @property
     def q_row(self) -> RowOfQ:
-        """Rows of the draft distribution over the whole vocabulary; only for blocks with ``sampling``."""
+        """Rows of the draft distribution over the whole vocabulary.
+
+        Raises:
+            RuntimeError: the block was drafted greedily, and a greedy draft has no distribution but a point mass.
+        """
+        if self.sampling is None:
+            raise RuntimeError("a greedy block has no draft distribution: stage temperatures before drafting")
         own = DraftRows(self.base_logits, self.w2, self.draft, self.sampling)
         gather = self.target.shard.all_gather
         if gather is None:
@@ -75,7 +81,9 @@ class Proposer(Protocol):
     """
 
     name: str
-    extra_bytes: int
+
+    @property
+    def extra_bytes(self) -> int: ...
 
     def stage(self, temperature: torch.Tensor | None, seed: torch.Tensor | None) -> None:
         """Say how the next block is drawn: float32 (0 is greedy) and int64 ``[B]``, or None twice for all greedy."""
@@ -97,12 +105,15 @@ class TorchProposer:
     """Drafts with the head in PyTorch: the CPU path."""
 
     name = "PyTorch"
-    extra_bytes = 0
 
     def __init__(self, config: DominoConfig, block_size: int, weights: HeadWeights, target: TargetHead):
         self.config, self.block_size, self.weights, self.target = config, block_size, weights, target
         self.staged: tuple[torch.Tensor, torch.Tensor] | None = None
         self.newest: DraftedBlock | None = None
+
+    @property
+    def extra_bytes(self) -> int:
+        return 0
 
     def stage(self, temperature: torch.Tensor | None, seed: torch.Tensor | None) -> None:
         self.staged = None if temperature is None or seed is None else (temperature, seed)

@@ -76,8 +76,9 @@ class ServerProcess:
         """
         while not self.is_healthy():
             passed = time.monotonic() - self._launched
-            if self.process.poll() is not None:
-                raise ServerFailed(f"the server ended with status {self.process.returncode}:\n{self.log_tail()}")
+            status = self.running.poll()
+            if status is not None:
+                raise ServerFailed(f"the server ended with status {status}:\n{self.log_tail()}")
             if passed > timeout_s:
                 self.stop()
                 raise ServerFailed(f"the server did not answer within {timeout_s:.0f} s:\n{self.log_tail()}")
@@ -86,6 +87,17 @@ class ServerProcess:
             time.sleep(1)
         self.start_time_s = time.monotonic() - self._launched
         return self
+
+    @property
+    def running(self) -> subprocess.Popen:
+        """The launched process.
+
+        Raises:
+            RuntimeError: ``start`` has not been called.
+        """
+        if self.process is None:
+            raise RuntimeError("the server has not been started: call start() first")
+        return self.process
 
     def is_healthy(self) -> bool:
         try:

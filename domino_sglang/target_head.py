@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from sglang.srt.lora.layers import unwrap_lora_layer
@@ -13,7 +15,7 @@ from domino_sglang.head import VocabShard
 from domino_sglang.proposer import TargetHead
 
 
-def target_head(model: torch.nn.Module, config: DominoConfig) -> TargetHead:
+def target_head(model: Any, config: DominoConfig) -> TargetHead:
     """Borrow from a loaded target.
 
     Raises:
@@ -25,7 +27,7 @@ def target_head(model: torch.nn.Module, config: DominoConfig) -> TargetHead:
         raise CheckpointError(f"the target {type(model).__name__} has no lm_head, which a Domino drafter reads")
     start, columns, padded_columns = _own_columns(lm_head, config)
     weight = getattr(lm_head, "weight", None)
-    if is_dense_head_weight(weight):
+    if weight is not None and is_dense_head_weight(weight):
         base_logits = _dense_base_logits(weight[:columns])
     else:
         base_logits = _quantized_base_logits(lm_head, columns)
@@ -42,7 +44,7 @@ def target_head(model: torch.nn.Module, config: DominoConfig) -> TargetHead:
     )
 
 
-def _own_columns(lm_head: torch.nn.Module, config: DominoConfig) -> tuple[int, int, int]:
+def _own_columns(lm_head: Any, config: DominoConfig) -> tuple[int, int, int]:
     shard = getattr(lm_head, "shard_indices", None)
     if shard is None:
         return 0, config.vocab_size, config.vocab_size
@@ -65,7 +67,7 @@ def _dense_base_logits(weight: torch.Tensor):
     return base_logits
 
 
-def _quantized_base_logits(lm_head: torch.nn.Module, columns: int):
+def _quantized_base_logits(lm_head: Any, columns: int):
     def base_logits(hidden_states: torch.Tensor) -> torch.Tensor:
         return lm_head.quant_method.apply(lm_head, hidden_states, None)[:, :columns]
 

@@ -21,9 +21,32 @@ NAME_CHECKS_ON_SERVER_ARGS = {
 }
 
 
+_targets: list[str] = []
+
+
+def register(target: str, hook: Callable, hook_type: HookType) -> None:
+    """Register one hook and remember it for :func:`require_hooks`."""
+    _targets.append(target)
+    HookRegistry.register(target, hook, hook_type)
+
+
+def require_hooks() -> None:
+    """Make sure SGLang applied every hook: it only logs one that fails.
+
+    Raises:
+        RuntimeError: names the hooks that did not take.
+    """
+    missing = [target for target in _targets if target not in HookRegistry._patched]
+    if missing:
+        raise RuntimeError(
+            f"SGLang did not apply DOMINO's hooks on {missing}; is this SGLang 0.5.23, unmodified? "
+            "Run domino-sglang doctor"
+        )
+
+
 def install_hooks() -> None:
     """Register DOMINO's hooks with SGLang, which applies them when all plugins are loaded."""
-    register = HookRegistry.register
+    _targets.clear()
     register(
         "sglang.srt.configs.model_config.ModelConfig._config_draft_model", present_as_dflash_drafter, HookType.AFTER
     )

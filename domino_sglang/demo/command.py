@@ -168,17 +168,19 @@ def _acceptance_length(server: ServerProcess) -> float | None:
 
 
 def _serve(flags: list[str], port: int | None) -> int:
-    with tempfile.TemporaryDirectory(prefix="domino-serve-") as logs:
-        with ServerProcess(flags, Path(logs) / "server.log", port) as server:
-            _wait(server, "DOMINO")
-            sys.stdout.write(
-                f"Serving on {server.url}. Try:\n\n"
-                f"curl -s {server.url}/v1/chat/completions -H 'Content-Type: application/json' -d "
-                """'{"model": "SmolLM2-135M-Instruct", "messages": [{"role": "user", "content": "Hello!"}]}'\n\n"""
-                f"Log: {server.log}. Ctrl-C ends the server.\n"
-            )
-            sys.stdout.flush()
-            try:
-                return server.process.wait()
-            except KeyboardInterrupt:
-                return 0
+    with (
+        tempfile.TemporaryDirectory(prefix="domino-serve-") as logs,
+        ServerProcess(flags, Path(logs) / "server.log", port) as server,
+    ):
+        _wait(server, "DOMINO")
+        sys.stdout.write(
+            f"Serving on {server.url}. Try:\n\n"
+            f"curl -s {server.url}/v1/chat/completions -H 'Content-Type: application/json' -d "
+            """'{"model": "SmolLM2-135M-Instruct", "messages": [{"role": "user", "content": "Hello!"}]}'\n\n"""
+            f"Log: {server.log}. Ctrl-C ends the server.\n"
+        )
+        sys.stdout.flush()
+        try:
+            return server.running.wait()
+        except KeyboardInterrupt:
+            return 0

@@ -174,7 +174,7 @@ def _convert(gguf_file: Path, folder: Path, progress: bool) -> None:
     missing = [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
     if missing:
         raise DemoTargetError(
-            f"converting the demo target needs {' and '.join(missing)}: install with `pip install 'domino-sglang[demo]'`"
+            f"converting the demo target needs {' and '.join(missing)}: `pip install 'domino-sglang[demo]'`"
         )
     import torch
     import transformers

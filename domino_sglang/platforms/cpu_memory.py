@@ -54,8 +54,8 @@ def make_record_stream_harmless() -> None:
     """Let ``Tensor.record_stream`` pass on CPU tensors, which have no stream to be freed too early on."""
     original = torch.Tensor.record_stream
 
-    def record_stream(tensor: torch.Tensor, stream) -> None:
+    def record_stream(tensor, stream) -> None:
         if tensor.device.type != "cpu":
             original(tensor, stream)
 
-    torch.Tensor.record_stream = record_stream
+    setattr(torch.Tensor, "record_stream", record_stream)  # noqa: B010

@@ -48,7 +48,7 @@ def residual(
     q = _as_wide_as(_finite(q_row(read)), vocab)
     mass = (mass - torch.where((drafted & ~point_mass)[:, None], q, 0.0)).clamp_(min=0)
     # Against a point mass, scale * p(x) - 1 is never positive: the drafted token leaves, all else stays.
-    token = draft_tokens[batch, index_of_each.clamp(max=proposals - 1)].clamp(0, vocab - 1)
+    token = draft_tokens[batch, index_of_each.clamp(max=proposals - 1)].long().clamp(0, vocab - 1)
     kept = torch.where(drafted & point_mass, 0.0, mass[batch, token])
     return mass.scatter_(1, token[:, None], kept[:, None])
 

@@ -55,7 +55,7 @@ def log_ratio(
     """
     vocab = p.shape[-1]
     log_q = torch.where((sampling.temperature <= 0)[:, None], 0.0, log_q)
-    p_of_token = p[:, :-1].gather(-1, draft_tokens.clamp(0, vocab - 1)[..., None]).squeeze(-1)
+    p_of_token = p[:, :-1].gather(-1, draft_tokens.long().clamp(0, vocab - 1)[..., None]).squeeze(-1)
     possible = (p_of_token > 0) & log_q.isfinite() & (draft_tokens >= 0) & (draft_tokens < vocab)
     return torch.where(possible, p_of_token.log() - log_q, -torch.inf)
 
