@@ -8,7 +8,6 @@ import logging
 import sys
 from collections.abc import Sequence
 
-
 # Command, the module with its add_arguments(parser) and run(args) -> exit status, and its one line of help.
 COMMANDS = {
     "demo": ("domino_sglang.demo.command", "serve a small chat model with and without Domino and compare"),
