@@ -38,7 +38,7 @@ def admit(server_args) -> Admission:
         ValueError: (``CheckpointError`` when it is about the drafter) one line: value, expectation, fix.
     """
     _check_topology(server_args)
-    config = _drafter_config(server_args)
+    config = drafter_config(server_args)
     _check_target(config, server_args)
     return Admission(
         num_draft_tokens=_num_draft_tokens(config, server_args),
@@ -77,7 +77,12 @@ def _check_topology(args) -> None:
             raise ValueError(f"{flag} is {value}, and DOMINO has none; drop it and use --speculative-num-draft-tokens")
 
 
-def _drafter_config(args) -> DominoConfig:
+def drafter_config(args) -> DominoConfig:
+    """The drafter's configuration, and its weights' headers checked where it is a folder.
+
+    Raises:
+        ValueError: one line: value, expectation, fix.
+    """
     path = args.speculative_draft_model_path
     if not path:
         raise ValueError(

@@ -46,11 +46,14 @@ def _register_refusal(error: Exception) -> None:
     from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
     from sglang.srt.speculative.spec_registry import CustomSpecAlgo, get_spec
 
+    from domino_sglang.refusal import refusing
+
     class DominoUnavailable(CustomSpecAlgo):
         reason = str(error)
 
         def handle_server_args(self, server_args) -> None:
-            raise RuntimeError(f"--speculative-algorithm DOMINO cannot run: {self.reason}")
+            with refusing():
+                raise ValueError(self.reason)
 
     if get_spec("DOMINO") is None:
         SpeculativeAlgorithm.register("DOMINO", supports_overlap=True, spec_class=DominoUnavailable)(lambda args: None)

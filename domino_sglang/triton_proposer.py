@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
+
 from domino_kernels import DominoRollout
 from domino_kernels import VocabShard as KernelShard
-
 from domino_sglang.config import DominoConfig
 from domino_sglang.head import Draft, DraftSampling, HeadWeights
 from domino_sglang.proposer import DraftedBlock, TargetHead, proposal_rows
@@ -39,10 +39,6 @@ class TritonProposer:
         self.temperature = torch.zeros(max_batch, dtype=torch.float32, device=device)
         self.seed = torch.zeros(max_batch, dtype=torch.int64, device=device)
         self.position = torch.zeros(max_batch, dtype=torch.int64, device=device)
-        self.tokens = torch.empty(max_batch, proposals, dtype=torch.int64, device=device)
-        self.log_q = torch.empty(max_batch, proposals, dtype=torch.float32, device=device)
-        self.logsumexp = torch.empty_like(self.log_q)
-        self.correction = torch.empty(max_batch, proposals, config.R, dtype=dtype, device=device)
 
     @property
     def extra_bytes(self) -> int:
@@ -63,19 +59,16 @@ class TritonProposer:
         batch = z.shape[0]
         self.base_logits[:batch].copy_(self.target.base_logits(z.flatten(0, 1)).view(*z.shape[:2], -1))
         self.position[:batch].copy_(positions.view(-1, self.block_size)[:, 0])
-        drafted = self.rollout(
+        self.rollout(
             z,
             self.base_logits[:batch],
             input_ids.view(-1, self.block_size)[:, 0].contiguous(),
             self._sampling(batch),
         )
-        self.tokens[:batch].copy_(drafted.tokens)
-        self.log_q[:batch].copy_(drafted.log_q)
-        self.logsumexp[:batch].copy_(drafted.logsumexp)
-        self.correction[:batch].copy_(drafted.correction)
 
     def block(self, batch: int) -> DraftedBlock:
-        draft = Draft(self.tokens[:batch], self.log_q[:batch], self.logsumexp[:batch], self.correction[:batch])
+        left = self.rollout.proposals(batch)
+        draft = Draft(left.tokens, left.log_q, left.logsumexp, left.correction)
         return DraftedBlock(draft, self.base_logits[:batch], self.weights.w2, self._sampling(batch), self.target)
 
     def _sampling(self, batch: int) -> DraftSampling:

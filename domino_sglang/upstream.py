@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
+from domino_sglang.refusal import refusing
+
 NAME = "DOMINO"
 STANDS_FOR = "DFLASH"
 
@@ -101,12 +103,27 @@ _DFLASH_FLAGS = {"speculative_use_block_verification": False, "speculative_draft
 
 
 def allow_dflash_flags(original: Callable, server_args) -> None:
-    """Keep flags that upstream refuses, or calls without effect, for any name but DFLASH's."""
-    from sglang.srt.arg_groups.overrides import declare_resolution, resolving_view
+    """Keep flags that upstream refuses, or calls without effect, for any name but DFLASH's.
+
+    Raises:
+        Refusal: the drafter or an argument cannot be served.
+    """
+    from sglang.srt.arg_groups.overrides import resolving_view
+
+    from domino_sglang.admission import drafter_config
 
     view = resolving_view(server_args)
     if (view.speculative_algorithm or "").upper() != NAME:
         return original(server_args)
+    with refusing():
+        # Upstream reads the drafter's configuration before it asks DOMINO, and would complain in the hub's words.
+        drafter_config(view)
+        _resolve_with_flags(original, server_args, view)
+
+
+def _resolve_with_flags(original: Callable, server_args, view) -> None:
+    from sglang.srt.arg_groups.overrides import declare_resolution
+
     kept = {flag: getattr(view, flag) for flag in _DFLASH_FLAGS}
     declare_resolution(server_args, "domino", **_DFLASH_FLAGS)
     try:

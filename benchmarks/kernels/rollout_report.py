@@ -1,0 +1,103 @@
+"""Tables, JSONL and the plot."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rollout_shapes import ASSUMED_BANDWIDTH, BATCHES, SHAPES
+
+
+def print_row(row: dict[str, Any]) -> None:
+    if "error" in row:
+        print(f"  {row['arm']:<20} failed: {row['error']}", flush=True)
+        return
+    floor = f"{row['gb_per_s']:7.0f} GB/s  {row['fraction_of_floor']:5.2f} of floor" if row["gb_per_s"] else " " * 29
+    wrong = ""
+    if row["differing_requests"] is not None:
+        wrong = f"{row['differing_requests']} differ ({row['near_ties']} near-ties)"
+    print(
+        f"  {row['arm']:<20} {row['median_us']:9.1f} us  {floor}  {row['extra_mb']:7.1f} MB extra  {wrong}", flush=True
+    )
+
+
+def print_ratios(rows: list[dict[str, Any]]) -> None:
+    """How many times faster ours is, for one shape and batch: with the LM head in both, and without it in either."""
+    times = {row["arm"]: row["median_us"] for row in rows if "error" not in row}
+    ours = {name: times[name] for name in ("fused", "persistent") if name in times}
+    if not ours:
+        return
+    best = min(ours, key=ours.__getitem__)
+    parts = [f"best of ours: {best}"]
+    if "torch" in times:
+        parts.append(f"torch / ours {times['torch'] / ours[best]:.2f}x")
+    for name in ("sglang pool 2048", "sglang pool 0"):
+        if name in times and "LM head" in times:
+            whole = times[name] / (times["LM head"] + ours[best])
+            alone = (times[name] - times["LM head"]) / ours[best]
+            parts.append(f"{name} / ours {alone:.2f}x without the LM head, {whole:.2f}x with it in both")
+    print("  " + "; ".join(parts), flush=True)
+
+
+def print_floors() -> None:
+    print(
+        f"floors at {ASSUMED_BANDWIDTH / 1e12:.1f} TB/s (assumed, an H100's copy), microseconds per rollout of a block:"
+    )
+    print(f"  {'shape':<12}" + "".join(f"{f'B={batch}':>9}" for batch in BATCHES))
+    for shape in SHAPES.values():
+        floors = (shape.floor_us(batch, ASSUMED_BANDWIDTH) for batch in BATCHES)
+        print(f"  {shape.name:<12}" + "".join(f"{floor:9.0f}" for floor in floors))
+
+
+def print_resources(archs: list[int]) -> list[dict[str, Any]]:
+    """Compile what Qwen3-8B launches and print what it needs; rows for the JSONL."""
+    from dataclasses import asdict
+
+    from domino_kernels.resources import HeadShape, compile_launch, record_launches
+
+    rows = []
+    print(f"{'kernel':<18}{'arch':>7}{'B':>4} {'variant':<11}{'registers':>10}{'spilled':>9}{'shared':>9}{'warps':>7}")
+    for arch in archs:
+        for variant in ("fused", "persistent"):
+            for batch in (1, 16, 64):
+                for launch in record_launches(arch, batch, shape=HeadShape(), variant=variant, sampled=True):
+                    found = compile_launch(launch, arch, batch, variant, True)
+                    rows.append(asdict(found))
+                    print(
+                        f"{found.kernel:<18}{f'sm_{arch}':>7}{batch:>4} {variant:<11}{found.registers:>10}"
+                        f"{found.spilled:>9}{found.shared:>9}{found.num_warps:>7}",
+                        flush=True,
+                    )
+    return rows
+
+
+def write_plot(rows: list[dict[str, Any]], file: Path, title: str) -> None:
+    """Latency over batch, one panel per shape."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = [row for row in rows if "error" not in row]
+    shapes = list(dict.fromkeys(row["shape"] for row in rows))
+    figure, panels = plt.subplots(1, len(shapes), figsize=(6 * len(shapes), 5), squeeze=False)
+    for panel, shape in zip(panels[0], shapes, strict=True):
+        mine = [row for row in rows if row["shape"] == shape]
+        for arm in dict.fromkeys(row["arm"] for row in mine):
+            points = [(row["batch"], row["median_us"]) for row in mine if row["arm"] == arm]
+            panel.plot(*zip(*points, strict=True), marker="o", label=arm)
+        floor = sorted({(row["batch"], row["floor_us"]) for row in mine})
+        panel.plot(*zip(*floor, strict=True), linestyle="--", color="black", label="floor (without the LM head)")
+        panel.set(xscale="log", yscale="log", xlabel="requests", ylabel="microseconds per block", title=shape)
+        panel.grid(alpha=0.3)
+        panel.legend(fontsize=7)
+    figure.suptitle(title)
+    figure.tight_layout()
+    figure.savefig(file, dpi=120)
+    plt.close(figure)
+
+
+def append_row(file: Path, row: dict[str, Any]) -> None:
+    with file.open("a") as out:
+        out.write(json.dumps(row) + "\n")

@@ -1,0 +1,1 @@
+"""One Triton op per file, each beside its plain-PyTorch reference."""

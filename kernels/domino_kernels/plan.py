@@ -1,0 +1,155 @@
+"""Which kernels run, and with which tiles: decided once per batch-size bucket, from shapes and the device alone.
+
+The numbers below are derived from byte counts for an H100 (132 SMs, about 3 TB/s: some 32 KB in flight per SM).
+They are to be settled by measurement on a GPU with ``benchmarks/kernels/rollout.py``, which times every variant.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+Variant = Literal["fused", "persistent"]
+
+AUTO_VARIANT: tuple[tuple[int, Variant], ...] = ((1 << 30, "fused"),)
+"""(largest batch, variant), first match wins. The persistent kernel stays opt-in until a GPU has timed it."""
+
+LARGEST_SUM_BATCH = 2
+"""Up to this batch a multiply-sum replaces the tensor cores, whose smallest tile has 16 rows."""
+
+LARGEST_BLOCK_B = 64
+"""Requests that share one read of a W2 tile; beyond it the accumulators would spill."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of the head: H, V (this rank's rows), G, R, S, and bytes per weight."""
+
+    hidden: int
+    vocab: int
+    num_units: int
+    rank: int
+    num_proposals: int
+    element_size: int
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a plan depends on.
+
+    Attributes:
+        num_sms: multiprocessors.
+        shared_memory: the largest opt-in per block, in bytes.
+        concurrent: False where programs run one after another (the interpreter): no barrier can wait for two.
+    """
+
+    num_sms: int
+    shared_memory: int
+    concurrent: bool = True
+
+
+@dataclass(frozen=True)
+class Tile:
+    """``rows`` of a weight times ``depth`` of its columns; warps per program; software pipeline depth."""
+
+    rows: int
+    depth: int
+    num_warps: int
+    num_stages: int
+
+
+@dataclass(frozen=True)
+class LaunchPlan:
+    """Tiles of each op for batches up to a power of two.
+
+    Attributes:
+        variant: launches per proposal (``"fused"``) or one cooperative launch (``"persistent"``).
+        block_b: requests per program, a power of two.
+        use_dot: tensor cores instead of a multiply-sum.
+        base_rows: tokens per tile of an uncorrected scan, which holds no weights.
+        scan, gru, project, hidden: tiles over V x R, G x H, R x G, R x H.
+        hidden_rows: of the B x S rows of Z, how many share one tile of W1.
+        num_programs: programs over the vocabulary (and of the whole grid when persistent).
+    """
+
+    variant: Variant
+    block_b: int
+    use_dot: bool
+    base_rows: int
+    scan: Tile
+    gru: Tile
+    project: Tile
+    hidden: Tile
+    hidden_rows: int
+    num_programs: int
+
+    def with_(self, **changes) -> LaunchPlan:
+        """A copy with some fields replaced, for tests and tuning."""
+        return replace(self, **changes)
+
+
+def bucket(batch: int) -> int:
+    """Smallest power of two that holds ``batch``: plans, and so compilations, are shared inside it."""
+    return next_power_of_2(batch)
+
+
+def next_power_of_2(n: int) -> int:
+    return 1 << max(0, n - 1).bit_length()
+
+
+def auto_variant(batch: int) -> Variant:
+    return next(variant for largest, variant in AUTO_VARIANT if batch <= largest)
+
+
+def make_plan(batch: int, shape: Shape, device: Device, variant: Variant | None = None) -> LaunchPlan:
+    """The plan for ``batch`` requests; ``variant`` None asks :data:`AUTO_VARIANT`."""
+    variant = variant or auto_variant(batch)
+    size = bucket(batch)
+    use_dot = size > LARGEST_SUM_BATCH
+    block_b = min(max(size, 16), LARGEST_BLOCK_B) if use_dot else size
+    stages = 3 if device.shared_memory >= 160 * 1024 else 2
+    scan = _scan_tile(shape, use_dot, block_b, stages, device)
+    # 128 columns of two bytes: two whole cache lines per weight row and pipeline stage.
+    narrow = 256 // shape.element_size
+    # The z projection always takes the tensor cores: B x S rows share its weights.
+    hidden = Tile(16, min(narrow, _depth(shape.hidden)), 4, stages)
+    hidden_rows = min(64, max(16, next_power_of_2(size * shape.num_proposals)))
+    if use_dot:
+        # The gates' three accumulators fill the registers of four warps at 32 requests.
+        gru = Tile(16, min(narrow, _depth(shape.hidden)), 8 if block_b >= 32 else 4, stages)
+        project = Tile(16, min(narrow, _depth(shape.num_units)), 4, stages)
+        per_sm = 2
+    else:
+        gru = Tile(8, min(256 // block_b, _depth(shape.hidden)), 4, stages)
+        project = Tile(4, min(512 // block_b, _depth(shape.num_units)), 4, stages)
+        per_sm = 4
+    if variant == "persistent":
+        if use_dot:
+            # All phases share one register budget: smaller tiles, or the compiler spills (sm_100 most of all).
+            scan = replace(scan, rows=min(32, scan.rows), num_warps=8)
+            gru = replace(gru, depth=min(64, gru.depth))
+        # Registers allow one such program per multiprocessor with the tensor cores, three without.
+        per_sm = 1 if use_dot else 2
+        gru, project = (replace(tile, num_warps=scan.num_warps) for tile in (gru, project))
+    tiles = -(-shape.vocab // scan.rows)
+    programs = device.num_sms * per_sm
+    if variant == "fused":
+        programs = min(tiles, programs)
+    elif not device.concurrent:
+        programs = 1
+    base_rows = max(16, min(1024 if variant == "fused" else 256, 2048 // block_b))
+    return LaunchPlan(variant, block_b, use_dot, base_rows, scan, gru, project, hidden, hidden_rows, programs)
+
+
+def _scan_tile(shape: Shape, use_dot: bool, block_b: int, stages: int, device: Device) -> Tile:
+    """Keeps one tile of W2 at 16 to 32 KB, and the pipeline's tiles inside the shared memory."""
+    depth = min(max(16, next_power_of_2(shape.rank)), 256)
+    rows = (64 if use_dot else 32) * 256 // depth
+    rows = max(16, min(128, rows * 2 // shape.element_size))
+    while rows > 16 and stages * rows * depth * shape.element_size + block_b * depth * 4 > device.shared_memory:
+        rows //= 2
+    return Tile(rows, depth, 8 if use_dot and block_b >= 64 else 4, stages)
+
+
+def _depth(columns: int) -> int:
+    return max(16, next_power_of_2(columns))

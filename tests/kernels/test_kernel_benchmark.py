@@ -1,0 +1,98 @@
+"""The benchmark's parts that need no GPU: floors, SGLang's function out of a wheel, comparison, table and plot."""
+
+from __future__ import annotations
+
+import json
+import sys
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "kernels"
+
+
+@pytest.fixture(autouse=True)
+def benchmark_on_path(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARK))
+
+
+def tiny_model():
+    from rollout_arms import make_inputs, make_model
+    from rollout_shapes import ModelShape
+
+    shape = ModelShape("tiny", hidden=32, vocab=211, num_units=16, rank=8, num_proposals=5)
+    model = make_model(shape, torch.device("cpu"))
+    return model, make_inputs(model, 3)
+
+
+def test_floors_are_those_of_the_design():
+    from rollout_shapes import SHAPES
+
+    shape = SHAPES["qwen3-8b"]
+    assert shape.w2_bytes == 77_791_232
+    # 363 us for W2 alone; the base logits of 15 rows add 1.5.
+    assert shape.floor_us(1, 3.0e12) == pytest.approx(363.0 + 1.5, abs=0.1)
+    assert shape.floor_us(32, 3.0e12) == pytest.approx(411.7, abs=0.1)
+
+
+def test_upstream_comes_out_of_a_wheel_without_sglang(tmp_path, monkeypatch):
+    from rollout_arms import UPSTREAM_FILE, load_upstream
+
+    wheel = tmp_path / "sglang-0.0.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as out:
+        out.writestr(
+            UPSTREAM_FILE, "from __future__ import annotations\ndef domino_greedy_rollout(**_):\n    return 7\n"
+        )
+    assert load_upstream(wheel).domino_greedy_rollout(draft_hidden=None) == 7
+    monkeypatch.setattr(sys, "path", [str(wheel)])
+    assert load_upstream(None).domino_greedy_rollout() == 7
+    monkeypatch.setattr(sys, "path", [])
+    assert load_upstream(None) is None
+
+
+def test_every_arm_drafts_the_oracles_tokens():
+    """SGLang's exact path and ours' PyTorch twin, in bfloat16, against float32; differences must be near-ties."""
+    from rollout_arms import load_upstream, torch_arm, upstream_arm
+    from rollout_timing import count_differences, run_oracle
+
+    upstream = load_upstream(None)
+    if upstream is None:
+        pytest.skip("sglang is not installed")
+    model, inputs = tiny_model()
+    oracle = run_oracle(model, inputs)
+    for arm in (torch_arm(model, inputs), upstream_arm(upstream, model, inputs, 0)):
+        with torch.no_grad():
+            found = count_differences(model, inputs, oracle, arm.call())
+        assert found.requests == found.near_ties, (arm.name, found)
+    wrong = oracle.tokens.clone()
+    wrong[1, 2] = (wrong[1, 2] + 1) % 211
+    found = count_differences(model, inputs, replace(oracle), wrong)
+    assert found.requests == 1 and found.largest_gap > 0
+
+
+def test_table_plot_and_rows(tmp_path, capsys):
+    from rollout_report import append_row, print_floors, print_ratios, print_row, write_plot
+
+    # Made-up numbers, chosen so that the ratios are easy: nothing here is a measurement.
+    common = dict(shape="tiny", batch=1, floor_us=10.0, gb_per_s=None, extra_mb=0.0, differing_requests=None)
+    times = {"LM head": 100.0, "torch": 60.0, "sglang pool 2048": 160.0, "fused": 20.0}
+    rows = [common | {"arm": arm, "median_us": time} for arm, time in times.items()]
+    rows.append({"arm": "persistent", "error": "broken", "shape": "tiny", "batch": 1, "floor_us": 10.0})
+    for row in rows:
+        print_row(row)
+        append_row(tmp_path / "results.jsonl", row)
+    print_ratios(rows)
+    print_floors()
+    write_plot(rows, tmp_path / "latency.png", "tiny")
+    printed = capsys.readouterr().out
+    assert "torch / ours 3.00x" in printed
+    assert "sglang pool 2048 / ours 3.00x without the LM head, 1.33x with it in both" in printed
+    assert "persistent           failed: broken" in printed
+    assert [json.loads(line)["arm"] for line in (tmp_path / "results.jsonl").read_text().splitlines()] == [
+        *times,
+        "persistent",
+    ]
+    assert (tmp_path / "latency.png").stat().st_size > 1000

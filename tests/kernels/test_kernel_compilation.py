@@ -1,0 +1,67 @@
+"""Every kernel becomes a cubin for every architecture, without a GPU: registers, spills and shared memory are read."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from domino_kernels.resources import DEVICES, HeadShape, compile_launch, record_launches
+
+pytestmark = pytest.mark.skipif(
+    os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter compiles nothing; unset TRITON_INTERPRET"
+)
+
+QWEN3_8B = HeadShape()
+SMALL = HeadShape(hidden=576, vocab=49152, num_units=192, rank=64, num_proposals=7)
+ODD = HeadShape(hidden=7, vocab=1023, num_units=5, rank=3, num_proposals=2)
+ONES = HeadShape(hidden=1, vocab=1, num_units=1, rank=1, num_proposals=1)
+
+CASES = [
+    # On every architecture: the two code paths (multiply-sum, tensor cores), each variant.
+    *[
+        (arch, dict(batch=batch, variant=variant, sampled=True))
+        for arch in DEVICES
+        for batch in (1, 64)
+        for variant in ("fused", "persistent")
+    ],
+    # The rest where it is cheapest to be thorough: sm_90.
+    (90, dict(batch=1, variant="fused")),
+    (90, dict(batch=2, variant="persistent", sampled=True)),
+    (90, dict(batch=16, variant="persistent", sampled=True)),
+    (100, dict(batch=16, variant="persistent", sampled=True)),
+    (90, dict(batch=16, variant="fused", sampled=True)),
+    (90, dict(batch=32, variant="fused", sampled=True)),
+    (90, dict(batch=8, variant="fused", sharded=True)),
+    (90, dict(batch=1, variant="fused", gate_table=torch.float32)),
+    (90, dict(batch=16, variant="fused", gate_table=torch.bfloat16)),
+    (90, dict(batch=4, variant="fused", shape=HeadShape(dtype=torch.float32))),
+    (90, dict(batch=1, variant="fused", shape=HeadShape(dtype=torch.float16), sampled=True)),
+    (90, dict(batch=4, variant="fused", shape=SMALL)),
+    (90, dict(batch=3, variant="fused", shape=ODD)),
+    (90, dict(batch=1, variant="persistent", shape=ONES, sampled=True)),
+    (90, dict(batch=1, variant="fused", shape=ONES)),
+]
+
+
+@pytest.mark.parametrize(("arch", "options"), CASES, ids=lambda value: str(value) if isinstance(value, int) else None)
+def test_compiles_without_spills(arch, options):
+    options = dict(options)
+    batch = options.pop("batch")
+    for launch in record_launches(arch, batch, **options):
+        found = compile_launch(launch, arch, batch, options["variant"], options.get("sampled", False))
+        print(
+            f"sm_{arch} B={batch} {found.variant} {found.kernel}: {found.registers} registers, "
+            f"{found.spilled} B spilled, {found.shared} B shared, {found.num_warps} warps"
+        )
+        assert found.cubin_bytes > 0
+        assert found.spilled == 0, found
+        assert found.registers * found.num_warps * 32 <= 65536, found
+        assert found.shared <= DEVICES[arch].shared_memory, found
+
+
+def test_a_call_launches_these_kernels():
+    launches = record_launches(90, 1, shape=SMALL)
+    names = {launch.kernel.__name__ for launch in launches}
+    assert names == {"project_hidden_kernel", "scan_kernel", "gru_kernel", "project_kernel", "finalize_kernel"}

@@ -1,0 +1,83 @@
+"""The proposer of the serving path against the PyTorch proposer: same hidden states in, same block out."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from domino_sglang.config import DominoConfig
+from domino_sglang.head import DominoHead, VocabShard
+from domino_sglang.proposer import TargetHead, TorchProposer
+from domino_sglang.triton_proposer import TritonProposer
+from tests.support.drafters import drafter_config
+
+TARGET = {"hidden_size": 32, "vocab_size": 210, "num_hidden_layers": 6}
+BATCH, MAX_BATCH = 3, 5
+
+
+def proposers(device, block_size: int, **changes):
+    torch.manual_seed(0)
+    config = DominoConfig.from_dict(drafter_config(TARGET, block_size=block_size, **changes))
+    head = DominoHead(hidden_size=config.H, vocab_size=config.V, gru_hidden_dim=config.G, emb_dim=config.R)
+    weights = head.to(device).requires_grad_(False).weights()
+    table, lm_head = torch.randn(2, config.V, config.H, device=device)
+    target = TargetHead(
+        embed=lambda ids: table[ids],
+        table=table,
+        base_logits=lambda hidden: hidden @ lm_head.T,
+        shard=VocabShard(),
+        columns=config.V,
+        padded_columns=config.V,
+    )
+    return (
+        TorchProposer(config, block_size, weights, target),
+        TritonProposer(config, block_size, weights, target, MAX_BATCH),
+    )
+
+
+def inputs(device, block_size: int):
+    hidden = torch.randn(BATCH * block_size, TARGET["hidden_size"], device=device)
+    ids = torch.randint(0, TARGET["vocab_size"], (BATCH * block_size,), device=device)
+    positions = torch.arange(BATCH * block_size, device=device) + 7
+    return hidden, ids, positions
+
+
+@pytest.mark.parametrize("shift_label", [True, False])
+@pytest.mark.parametrize("temperature", [None, (0.0, 1.0, 0.6)])
+def test_both_proposers_draft_the_same_block(device, shift_label, temperature):
+    oracle, ours = proposers(device, 5, shift_label=shift_label)
+    staged = (None, None)
+    if temperature is not None:
+        staged = torch.tensor(temperature, device=device), torch.tensor([1, 2, -3], device=device)
+    step = inputs(device, 5)
+    for proposer in (oracle, ours):
+        proposer.stage(*staged)
+        proposer(*step)
+    expected, drafted = oracle.block(BATCH), ours.block(BATCH)
+    assert drafted.draft.tokens.tolist() == expected.draft.tokens.tolist()
+    torch.testing.assert_close(drafted.draft.log_q, expected.draft.log_q, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(drafted.draft.correction, expected.draft.correction, atol=1e-5, rtol=1e-4)
+    if temperature is not None:
+        torch.testing.assert_close(drafted.q_row(2), expected.q_row(2), atol=1e-5, rtol=1e-3)
+
+
+def test_a_greedy_batch_after_a_sampled_one_is_greedy(device):
+    oracle, ours = proposers(device, 4)
+    step = inputs(device, 4)
+    ours.stage(torch.ones(BATCH, device=device), torch.arange(BATCH, device=device))
+    ours(*step)
+    for proposer in (oracle, ours):
+        proposer.stage(None, None)
+        proposer(*step)
+    assert ours.block(BATCH).draft.tokens.tolist() == oracle.block(BATCH).draft.tokens.tolist()
+
+
+def test_a_drafter_may_leave_more_proposals_uncorrected_than_a_shorter_block_has(device):
+    oracle, ours = proposers(device, 4, pure_draft_prefix_len=3)
+    shorter_oracle, shorter = proposers(device, 3)
+    assert ours.rollout.prefix == 3 and shorter.rollout.prefix == 1
+    step = inputs(device, 4)
+    for proposer in (oracle, ours):
+        proposer.stage(None, None)
+        proposer(*step)
+    assert ours.block(BATCH).draft.tokens.tolist() == oracle.block(BATCH).draft.tokens.tolist()
