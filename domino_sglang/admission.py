@@ -57,19 +57,16 @@ def _check_topology(args) -> None:
             f"--pp-size is {args.pp_size}, and DOMINO needs 1: the drafter reads hidden states of the whole target; "
             "use --tp-size instead"
         )
-    if getattr(args, "enable_dp_attention", False):
+    # SGLang has turned --enable-dp-attention into this by now.
+    if args.attn_dp_size != 1:
         raise ValueError(
-            "--enable-dp-attention is on, and DOMINO needs it off: the head's vocabulary shards would follow ranks "
-            "that may be idle; use --tp-size, or replicas behind SGLang's router"
+            f"--attn-dp-size is {args.attn_dp_size} (--enable-dp-attention), and DOMINO needs 1: the head's vocabulary "
+            "shards would follow ranks that may be idle; use --tp-size, or replicas behind SGLang's router"
         )
     if args.attn_cp_size != 1:
         raise ValueError(f"--attn-cp-size is {args.attn_cp_size}, and DOMINO needs 1; use --tp-size instead")
     if args.dcp_size != 1:
         raise ValueError(f"--dcp-size is {args.dcp_size}, and DOMINO needs 1; use --tp-size instead")
-    if args.speculative_adaptive:
-        raise ValueError(
-            "--speculative-adaptive is on, and DOMINO drafts blocks of one size; use --speculative-num-draft-tokens"
-        )
     for name in ("speculative_num_steps", "speculative_eagle_topk"):
         value = getattr(args, name)
         if value not in (None, 1):

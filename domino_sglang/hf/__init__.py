@@ -1,0 +1,10 @@
+"""The Domino drafter under Transformers: a ``PreTrainedModel`` with lossless ``spec_generate``.
+
+Works with any causal LM that shares the tokenizer; needs no remote code. Nothing here imports sglang.
+"""
+
+from domino_sglang.hf.configuration import DominoDraftConfig
+from domino_sglang.hf.generation import SpecOutput
+from domino_sglang.hf.modeling import DominoDraftModel
+
+__all__ = ["DominoDraftConfig", "DominoDraftModel", "SpecOutput"]

@@ -1,0 +1,184 @@
+"""The paper's ablations at the size of one machine: the same data and budget, one change at a time, several seeds."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import platform
+import re
+import shlex
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from statistics import mean, median, stdev
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from domino_sglang.training.recipe import Recipe
+from domino_sglang.training.storage import GrowingJsonl, read_jsonl
+from domino_sglang.training.trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One row of the table.
+
+    Attributes:
+        trained_as: arms that differ only in evaluation share one training run.
+        train, drafter: fields changed against the recipe.
+        head: evaluate with the Domino head.
+    """
+
+    name: str
+    trained_as: str
+    train: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    drafter: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    head: bool = True
+
+
+def arms(recipe: Recipe) -> list[Arm]:
+    """With and without head, DFlash alone, TTT, TF (which without curriculum is lambda = 0), TF + curriculum."""
+    only_prefix = {"pure_draft_prefix_len": recipe.drafter.block_size - 1}
+    return [
+        Arm("TF + curriculum (Domino)", "curriculum"),
+        Arm("the same, head off", "curriculum", head=False),
+        Arm("DFlash alone", "dflash", drafter=only_prefix, head=False),
+        Arm("TF, lambda = 0", "tf", train={"lambda_start": 0.0}),
+        Arm("TF, lambda = 0, head off", "tf", train={"lambda_start": 0.0}, head=False),
+        Arm("TTT, lambda = 0", "ttt", train={"lambda_start": 0.0, "method": "ttt"}),
+        Arm("TTT + curriculum", "ttt-curriculum", train={"method": "ttt"}),
+    ]
+
+
+def run_ablation(
+    recipe: Recipe, target: PreTrainedModel, folder: Path, seeds: Sequence[int], progress: bool = True
+) -> Path:
+    """Train and measure every arm for every seed; restartable, rows already in ``rows.jsonl`` are kept.
+
+    Writes ``rows.jsonl``, ``README.md`` and (with matplotlib) ``acceptance.png`` into ``folder``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    output = GrowingJsonl(folder / "rows.jsonl")
+    done = {(row["arm"], row["seed"]) for _, row in read_jsonl(folder / "rows.jsonl")}
+    about = conditions(target)
+    try:
+        for seed in seeds:
+            for arm in arms(recipe):
+                if (arm.name, seed) not in done:
+                    output.append({**measure(recipe, target, arm, seed, progress), **about})
+    finally:
+        output.close()
+    rows = [row for _, row in read_jsonl(folder / "rows.jsonl")]
+    (folder / "README.md").write_text(report(rows))
+    plot(rows, folder / "acceptance.png")
+    return folder
+
+
+def measure(recipe: Recipe, target: PreTrainedModel, arm: Arm, seed: int, progress: bool) -> dict[str, Any]:
+    """Train one arm (or take up its finished run) and replay the held-out responses in full."""
+    changed = dataclasses.replace(
+        recipe,
+        drafter=dataclasses.replace(recipe.drafter, **arm.drafter),
+        train=dataclasses.replace(recipe.train, **arm.train, seed=seed),
+    )
+    trainer = Trainer(changed, target, Path(recipe.work_dir) / "ablation" / f"{arm.trained_as}-{seed}", progress)
+    trainer.train()
+    result = trainer.evaluate(head=arm.head, max_new_tokens=None)
+    if result is None:
+        raise ValueError("no held-out greedy response to evaluate on: raise data.heldout or data.greedy_share")
+    logger.info("%s, seed %d: acceptance length %.3f", arm.name, seed, result.length)
+    return {
+        "arm": arm.name,
+        "seed": seed,
+        "steps": changed.train.steps,
+        "sequences": len(trainer.training),
+        **dataclasses.asdict(result),
+    }
+
+
+def conditions(target: PreTrainedModel) -> dict[str, Any]:
+    """Date, hardware, versions, commit and command of a measurement."""
+    import transformers
+
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    return {
+        "date": date.today().isoformat(),
+        "hardware": hardware(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "commit": commit,
+        "command": shlex.join(["domino-sglang", *sys.argv[1:]]),
+        "target": target.config.model_type,
+    }
+
+
+def hardware() -> str:
+    """The GPU's name, else processor and number of cores."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    import os
+
+    return f"{platform.machine()} CPU, {os.cpu_count()} cores"
+
+
+def slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def by_arm(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    lengths: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        lengths[row["arm"]].append(row["length"])
+    return lengths
+
+
+def report(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown table of acceptance lengths: median, mean and spread over the seeds."""
+    lengths = by_arm(rows)
+    first = rows[0]
+    lines = [
+        "# Ablations: acceptance length on held-out text, greedy replay",
+        "",
+        f"{first['date']}, {first['hardware']}, torch {first['torch']}, transformers {first['transformers']}, commit "
+        f"{first['commit']}; {first['steps']} steps on {first['sequences']} chats; command: `{first['command']}`",
+        "",
+        "| arm | median | mean | standard deviation | seeds | against DFlash alone |",
+        "|---|---|---|---|---|---|",
+    ]
+    base = mean(lengths["DFlash alone"]) if lengths.get("DFlash alone") else None
+    for arm, values in lengths.items():
+        spread = f"{stdev(values):.3f}" if len(values) > 1 else "-"
+        gain = f"{mean(values) / base - 1:+.1%}" if base else "-"
+        lines.append(f"| {arm} | {median(values):.3f} | {mean(values):.3f} | {spread} | {len(values)} | {gain} |")
+    paper = "The paper (Qwen3-8B): without head 3.49, with head 4.19; TTT 3.80, TF 3.96, TF + curriculum 4.19."
+    return "\n".join([*lines, "", paper, ""])
+
+
+def plot(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
+    """One bar per arm with its seeds as points."""
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        import matplotlib.pyplot as plt
+    except ImportError:
+        logger.warning("no plot: `pip install 'domino-sglang[bench]'` for matplotlib")
+        return
+    lengths = by_arm(rows)
+    figure, axes = plt.subplots(figsize=(8, 0.55 * len(lengths) + 1.2), layout="constrained")
+    for place, (_, values) in enumerate(lengths.items()):
+        axes.barh(place, mean(values), color="#9db7d5")
+        axes.plot(values, [place] * len(values), "o", color="#1f3b57", markersize=4)
+    axes.set_yticks(range(len(lengths)), list(lengths))
+    axes.invert_yaxis()
+    axes.set_xlim(left=1.0)
+    axes.set_xlabel("acceptance length (bonus included), held-out text, greedy")
+    figure.savefig(file, dpi=150)
+    plt.close(figure)

@@ -1,0 +1,63 @@
+"""``domino-sglang data synthesize|features RECIPE``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from domino_sglang.training.options import add_recipe_arguments, load_recipe, load_target
+from domino_sglang.training.recipe import Recipe
+from domino_sglang.training.storage import read_jsonl
+
+# Prompts and answers grow in turns, so that an interrupted night leaves pairs and not prompts alone.
+PROMPTS_PER_ROUND = 512
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="data_action", required=True, metavar="ACTION")
+    synthesize = actions.add_parser(
+        "synthesize", help="write prompts and the target's own responses (restartable: run the same command again)"
+    )
+    add_recipe_arguments(synthesize)
+    synthesize.add_argument("--endpoint", help="generate through an OpenAI-compatible server at this base URL")
+    synthesize.add_argument("--model", default="default", help="model name for --endpoint")
+    features = actions.add_parser("features", help="cache the target's hidden states of all responses")
+    add_recipe_arguments(features)
+
+
+def run(args: argparse.Namespace) -> int:
+    recipe, progress = load_recipe(args), not args.no_progress
+    if args.data_action == "features":
+        from domino_sglang.training.features import write_features
+
+        target, _ = load_target(recipe, progress)
+        write_features(target, recipe.data_dir, recipe.drafter.target_layer_ids, progress=progress)
+        return 0
+    target, tokenizer = load_target(recipe, progress)
+    if args.endpoint:
+        from domino_sglang.training.remote import write_remote_responses
+        from domino_sglang.training.synthesize import write_prompts
+
+        recipe.data_dir.mkdir(parents=True, exist_ok=True)
+        write_prompts(target, tokenizer, recipe.data, recipe.data_dir, progress)
+        write_remote_responses(args.endpoint, args.model, tokenizer, recipe.data, recipe.data_dir, progress)
+        return 0
+    synthesize(recipe, target, tokenizer, progress)
+    return 0
+
+
+def synthesize(recipe: Recipe, target: PreTrainedModel, tokenizer: Any, progress: bool = True) -> None:
+    """Prompts and responses in rounds, until the recipe's number of prompts is answered."""
+    from domino_sglang.training.synthesize import write_prompts, write_responses
+
+    recipe.data_dir.mkdir(parents=True, exist_ok=True)
+    wanted = recipe.data.num_prompts
+    for goal in [*range(PROMPTS_PER_ROUND, wanted, PROMPTS_PER_ROUND), wanted]:
+        data = dataclasses.replace(recipe.data, num_prompts=goal)
+        file = write_prompts(target, tokenizer, data, recipe.data_dir, progress)
+        write_responses(target, tokenizer, data, recipe.data_dir, recipe.drafter.target_layer_ids, progress)
+        if recipe.data.prompts_file and sum(1 for _ in read_jsonl(file)) < goal:
+            return

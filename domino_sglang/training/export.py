@@ -1,0 +1,157 @@
+"""The best checkpoint of a run as a folder to ship: half precision, configuration, model card."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from domino_sglang.hf import DominoDraftModel
+from domino_sglang.training.dataset import load_split
+from domino_sglang.training.recipe import Recipe
+from domino_sglang.training.storage import read_jsonl
+from domino_sglang.training.workloads import WORKLOADS
+
+
+def checkpoint_folder(recipe: Recipe) -> Path:
+    """The best checkpoint of the run, else the last.
+
+    Raises:
+        FileNotFoundError: the run has no checkpoint yet.
+    """
+    run = Path(recipe.work_dir)
+    source = next((run / name for name in ("best", "checkpoint") if (run / name / "config.json").is_file()), None)
+    if source is None:
+        raise FileNotFoundError(f"no checkpoint in {run}: it is written at the first evaluation (train.eval_every)")
+    return source
+
+
+def export_drafter(recipe: Recipe, folder: Path, dtype: torch.dtype = torch.bfloat16) -> Path:
+    """Write ``folder`` with config.json, model.safetensors in ``dtype`` and README.md.
+
+    Raises:
+        FileNotFoundError: the run has no checkpoint yet.
+    """
+    source = checkpoint_folder(recipe)
+    staged = folder.with_name(folder.name + ".part")
+    shutil.rmtree(staged, ignore_errors=True)
+    drafter = DominoDraftModel.from_pretrained(source, dtype=dtype)
+    drafter.save_pretrained(staged)
+    (staged / "README.md").write_text(model_card(recipe, source))
+    for file in staged.iterdir():
+        file.chmod(0o644)  # safetensors writes for the owner alone; a package is read by everybody
+    shutil.rmtree(folder, ignore_errors=True)
+    staged.rename(folder)
+    return folder
+
+
+def model_card(recipe: Recipe, checkpoint: Path) -> str:
+    """Markdown from what the run left behind: nothing in it is typed by hand."""
+    run = Path(recipe.work_dir)
+    log = [row for _, row in read_jsonl(run / "metrics.jsonl")]
+    note = checkpoint / "acceptance.json"
+    best: dict[str, Any] = json.loads(note.read_text()) if note.is_file() else {}
+    split = load_split(recipe.data_dir, recipe.data.heldout, recipe.train.max_length)
+    shape, train = recipe.drafter, recipe.train
+    losses = [row for row in log if "loss" in row]
+    curve = losses[:: max(1, len(losses) // 12)] if losses else []
+    reports = [(row["step"], row["acceptance"]["length"]) for row in log if "acceptance" in row]
+    kinds = "\n".join(f"| {kind} | {value:.2f} |" for kind, value in best.get("by_kind", {}).items())
+    measured = _workload_table(checkpoint / WORKLOADS)
+    positions = ", ".join(f"{value:.2f}" for value in best.get("by_position", []))
+    return f"""---
+license: apache-2.0
+library_name: transformers
+tags: [speculative-decoding, domino, sglang]
+---
+# Domino drafter for {"SmolLM2-135M-Instruct" if recipe.target == "demo" else recipe.target}
+
+{shape.num_hidden_layers} layers, block size {shape.block_size}, GRU {shape.gru_hidden_dim}, rank {shape.emb_dim}, \
+capture layers {list(shape.target_layer_ids)}, stored in bfloat16.
+
+## Data
+Self-synthesised: the target wrote the user turns (grade-school maths from reasoning-gym, training-only seeds) and all \
+responses; {recipe.data.greedy_share:.0%} of them greedy, the rest at temperature {recipe.data.temperature}. \
+{len(split.training)} chats, {split.response_tokens} response tokens; {len(split.heldout)} chats held out. HumanEval \
+prompts and the evaluation's maths problems are excluded by text.
+
+## Training
+{"Teacher forcing" if train.method == "tf" else "Training-time test"}, lambda {train.lambda_start} falling to 0 over \
+{train.lambda_decay_ratio:.0%} of the steps, gamma {train.gamma}, AdamW {train.learning_rate}, \
+{train.batch_sequences} sequences of {train.anchors_per_sequence} anchors a step. \
+This checkpoint: step {best.get("step", "?")} of {train.steps}.
+
+| step | loss | final cross entropy | base cross entropy | accuracy |
+|---|---|---|---|---|
+{
+        chr(10).join(
+            f"| {r['step']} | {r['loss']:.3f} | {r['loss_final']:.3f} | {r['loss_base']:.3f} | {r['accuracy']:.3f} |"
+            for r in curve
+        )
+    }
+
+Acceptance length on held-out text at step: {", ".join(f"{step}: {value:.2f}" for step, value in reports)}.
+
+## Acceptance length
+Greedy, replayed on {min(len(split.heldout), train.eval_sequences)} held-out chats of the training distribution (bonus \
+included, {best.get("steps", "?")} verify steps): **{best.get("length", 0):.2f}**.
+
+| workload | acceptance length |
+|---|---|
+{kinds}
+
+Share of steps that accept proposal 1, 2, ...: {positions}.
+{measured}
+## Again
+```
+domino-sglang train RECIPE.yaml --export FOLDER
+```
+with this recipe:
+```yaml
+{yaml.safe_dump(_plain(recipe), sort_keys=False).strip()}
+```
+"""
+
+
+def _workload_table(file: Path) -> str:
+    if not file.is_file():
+        return ""
+    rows = [row for _, row in read_jsonl(file)]
+    lines = [
+        "",
+        f"Decoding evaluation prompts with Transformers (`spec_generate`, {rows[0]['prompts']} prompts each, at most "
+        f"{rows[0]['max_new_tokens']} new tokens):",
+        "",
+        "| workload | temperature | with head | head off | verify steps |",
+        "|---|---|---|---|---|",
+    ]
+    off = {(row["workload"], row["temperature"]): row for row in rows if not row["head"]}
+    for row in rows:
+        if row["head"]:
+            base = off[row["workload"], row["temperature"]]["acceptance_length"]
+            cells = (
+                row["workload"],
+                row["temperature"],
+                f"{row['acceptance_length']:.2f}",
+                f"{base:.2f}",
+                row["steps"],
+            )
+            lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join([*lines, ""])
+
+
+def _plain(recipe: Recipe) -> dict[str, Any]:
+    import dataclasses
+
+    def simple(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: simple(inner) for key, inner in value.items() if inner is not None}
+        return [simple(inner) for inner in value] if isinstance(value, tuple) else value
+
+    made = simple(dataclasses.asdict(recipe))
+    made["work_dir"] = f"runs/{Path(recipe.work_dir).name}"
+    return made

@@ -1,0 +1,51 @@
+"""One forward of training as a module, so that FSDP sees every parameter inside one ``forward``."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from domino_sglang.hf import DominoDraftModel
+from domino_sglang.training.anchors import Blocks
+from domino_sglang.training.attention import block_attention
+from domino_sglang.training.drafter import TargetEnds
+from domino_sglang.training.loss import BlockLoss, block_loss
+from domino_sglang.training.recipe import TrainRecipe
+from domino_sglang.training.vocabulary import FULL, Candidates
+
+
+class TrainingStep(nn.Module):
+    """Features and blocks in, the loss out. The target's ends are held outside of the module's parameters."""
+
+    def __init__(self, drafter: DominoDraftModel, ends: TargetEnds, recipe: TrainRecipe):
+        super().__init__()
+        self.drafter = drafter
+        self.recipe = recipe
+        self._ends = (ends,)  # a tuple, so that nothing registers or shards the frozen weights
+
+    def forward(
+        self, features: torch.Tensor, blocks: Blocks, base_weight: float, candidates: Candidates = FULL
+    ) -> BlockLoss:
+        """Features ``[B, T, K * H]`` and blocks ``[B, A]`` -> the loss over all their labels."""
+        drafter, ends, domino = self.drafter, self._ends[0], self.drafter.domino
+        batch, length = features.shape[:2]
+        places = torch.arange(length, device=features.device).expand(batch, -1)
+        context = drafter.context_key_values(features, places)
+        block_ids = drafter.block_ids(blocks.tokens[..., 0]).flatten(1)
+        attend = block_attention(self.recipe.attention, blocks.anchors, length, domino.block_size)
+        z = drafter(F.embedding(block_ids, ends.embedding), blocks.positions, context, attend)
+        z = z.view(-1, domino.block_size, domino.H)[:, domino.first_row : domino.first_row + domino.S]
+        return block_loss(
+            drafter.head_weights(),
+            z,
+            blocks.tokens.flatten(0, 1),
+            blocks.valid.flatten(0, 1),
+            embedding=ends.embedding,
+            lm_head=ends.lm_head,
+            pure_draft_prefix_len=domino.pure_draft_prefix_len,
+            base_weight=base_weight,
+            gamma=self.recipe.gamma,
+            method=self.recipe.method,
+            candidates=candidates,
+        )

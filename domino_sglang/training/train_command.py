@@ -1,0 +1,61 @@
+"""``domino-sglang train RECIPE``, or ``torchrun --nproc-per-node N -m domino_sglang.cli train RECIPE``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from pathlib import Path
+
+from domino_sglang.hf import DominoDraftModel
+from domino_sglang.training.options import add_recipe_arguments, load_recipe, load_target
+
+logger = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_recipe_arguments(parser)
+    parser.add_argument("--export", metavar="FOLDER", help="copy the best checkpoint here when done, with a model card")
+    parser.add_argument(
+        "--measure",
+        type=int,
+        default=0,
+        metavar="N",
+        help="then decode N prompts of each evaluation workload for the card",
+    )
+    parser.add_argument("--no-data", action="store_true", help="train on the data there is; write no more of it first")
+    parser.add_argument("--export-only", action="store_true", help="export what there is, train nothing")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train; what is missing of the data is written first, so that one command makes a drafter."""
+    from domino_sglang.training.data_command import synthesize
+    from domino_sglang.training.export import checkpoint_folder, export_drafter
+    from domino_sglang.training.trainer import Trainer
+    from domino_sglang.training.workloads import WORKLOADS, measure_workloads, write_workloads
+
+    recipe, progress = load_recipe(args), not args.no_progress
+    if args.measure or not args.export_only:
+        target, tokenizer = load_target(recipe, progress)
+    if not args.export_only:
+        # One process writes data; many would write the same rows into the same files.
+        if not args.no_data and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            synthesize(recipe, target, tokenizer, progress)
+        trainer = Trainer(recipe, target, progress=progress)
+        done = trainer.train()
+        trainer.world.leave()
+        if done.report is not None:
+            logger.info(
+                "acceptance length on held-out text %.3f; checkpoint in %s", done.report.length, done.checkpoint
+            )
+        if not trainer.world.leads:
+            return 0
+    if args.measure:
+        source = checkpoint_folder(recipe)
+        drafter = DominoDraftModel.from_pretrained(source, dtype="bfloat16").to(target.device, target.dtype)
+        rows = measure_workloads(drafter, target, tokenizer, count=args.measure, progress=progress)
+        write_workloads(source / WORKLOADS, rows)
+    if args.export or args.export_only:
+        folder = Path(args.export or Path(recipe.work_dir) / "export")
+        logger.info("exported to %s", export_drafter(recipe, folder))
+    return 0

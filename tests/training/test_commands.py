@@ -1,0 +1,106 @@
+"""The commands, end to end, on the tiny target: synthesise, cache, train, export, ablate."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import pytest
+import yaml
+
+from domino_sglang.hf import DominoDraftModel
+from domino_sglang.training import ablate_command, ablation, data_command, synthesize, train_command, workloads
+
+
+def run(command, *words: str) -> int:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return command.run(parser.parse_args([*words, "--no-progress"]))
+
+
+@pytest.fixture
+def recipe_file(tmp_path, target, tokenizer, monkeypatch):
+    monkeypatch.setattr(synthesize, "OPENINGS_AT_ONCE", 8)
+    monkeypatch.setattr(workloads, "evaluation_prompts", lambda count: {"chat": ["Hello there."] * count})
+    target.save_pretrained(tmp_path / "target")
+    tokenizer.save_pretrained(tmp_path / "target")
+    file = tmp_path / "recipe.yaml"
+    file.write_text(
+        yaml.safe_dump(
+            {
+                "target": str(tmp_path / "target"),
+                "work_dir": str(tmp_path / "work"),
+                "data": {
+                    "num_prompts": 6,
+                    "mix": {"chat": 1.0},
+                    "greedy_share": 1.0,
+                    "max_prompt_tokens": 200,
+                    "max_new_tokens": 20,
+                    "slots": 4,
+                    "heldout": 2,
+                },
+                "drafter": {
+                    "target_layer_ids": [0, 2],
+                    "mask_token_id": 1,
+                    "num_hidden_layers": 1,
+                    "block_size": 4,
+                    "gru_hidden_dim": 8,
+                    "emb_dim": 4,
+                },
+                "train": {
+                    "steps": 6,
+                    "batch_sequences": 2,
+                    "anchors_per_sequence": 4,
+                    "eval_every": 3,
+                    "save_every": 3,
+                },
+            }
+        )
+    )
+    return str(file)
+
+
+def test_one_command_makes_a_drafter_and_ablations_compare(recipe_file, tmp_path):
+    export = tmp_path / "export"
+    assert run(train_command, recipe_file, "--export", str(export), "--measure", "1") == 0
+    drafter = DominoDraftModel.from_pretrained(export)
+    assert drafter.domino.S == 3 and str(drafter.dtype) == "torch.bfloat16"
+    card = (export / "README.md").read_text()
+    assert "Decoding evaluation prompts" in card and "| chat | 1.0 |" in card
+    assert "Acceptance length" in card and "domino-sglang train" in card and "4 chats" in card
+    lines = (tmp_path / "work" / "data" / "responses.jsonl").read_text().splitlines()
+    assert len(lines) == 6
+
+    assert run(data_command, "features", recipe_file) == 0
+    assert run(data_command, "synthesize", recipe_file) == 0  # complete already: nothing changes but the offsets
+    again = (tmp_path / "work" / "data" / "responses.jsonl").read_text().splitlines()
+    assert [json.loads(a)["response_ids"] for a in again] == [json.loads(b)["response_ids"] for b in lines]
+
+    out = tmp_path / "ablation"
+    assert run(ablate_command, recipe_file, "--seeds", "0", "--out", str(out), "--set", "train.steps=2") == 0
+    rows = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
+    assert len(rows) == 7 and all(1.0 <= row["length"] <= 4.0 for row in rows)
+    assert {"hardware", "commit", "command", "torch", "date"} <= set(rows[0])
+    assert "| DFlash alone |" in (out / "README.md").read_text()
+    # Restartable: a second run finds every row.
+    assert run(ablate_command, recipe_file, "--seeds", "0", "--out", str(out), "--set", "train.steps=2") == 0
+    assert len((out / "rows.jsonl").read_text().splitlines()) == 7
+
+
+def test_export_before_training_is_explained(recipe_file, tmp_path):
+    with pytest.raises(FileNotFoundError, match="first evaluation"):
+        run(train_command, recipe_file, "--export-only")
+
+
+def test_a_malformed_change_is_explained(recipe_file):
+    with pytest.raises(ValueError, match="FIELD=VALUE"):
+        run(train_command, recipe_file, "--set", "train.steps")
+    with pytest.raises(ValueError, match="cannot load the target"):
+        run(train_command, recipe_file, "--set", "target=/nowhere")
+
+
+def test_arms_differ_in_one_thing_each(recipe):
+    arms = {arm.name: arm for arm in ablation.arms(recipe)}
+    assert arms["DFlash alone"].drafter == {"pure_draft_prefix_len": recipe.drafter.block_size - 1}
+    assert arms["the same, head off"].trained_as == arms["TF + curriculum (Domino)"].trained_as
+    assert arms["TTT, lambda = 0"].train == {"lambda_start": 0.0, "method": "ttt"}

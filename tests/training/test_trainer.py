@@ -1,0 +1,231 @@
+"""The training loop: it learns, it resumes, and two processes equal one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+
+from domino_sglang.config import DominoConfig
+from domino_sglang.hf import DominoDraftModel
+from domino_sglang.training.acceptance import replay
+from domino_sglang.training.dataset import visit_order
+from domino_sglang.training.drafter import new_drafter
+from domino_sglang.training.recipe import RECIPES, Recipe, RecipeError
+from domino_sglang.training.storage import DataError
+from domino_sglang.training.trainer import Trainer
+
+from .conftest import changed, write_chats
+
+
+def test_visit_order_covers_every_epoch_and_can_start_anywhere():
+    order = visit_order(5, 3, 0)
+    first = [next(order) for _ in range(15)]
+    assert all(sorted(first[i : i + 5]) == list(range(5)) for i in (0, 5, 10))
+    later = visit_order(5, 3, 7)
+    assert [next(later) for _ in range(8)] == first[7:]
+
+
+def test_resume_equals_uninterrupted(chats, target, tmp_path):
+    chats = changed(chats, frequent_vocab=20, sampled_vocab=15)
+    whole = Trainer(chats, target, tmp_path / "whole", progress=False).train()
+    first = Trainer(chats, target, tmp_path / "cut", progress=False).train(until=4)
+    second = Trainer(chats, target, tmp_path / "cut", progress=False)
+    assert second.step == 4
+    rest = second.train()
+    assert first.losses + rest.losses == pytest.approx(whole.losses, rel=1e-6)
+    lines = [json.loads(line) for line in (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in lines if "loss" in r] == list(range(1, 9))
+    assert any((tmp_path / "whole" / "tensorboard").iterdir())
+
+
+def test_overfit_reaches_full_acceptance(recipe, target, tmp_path):
+    """A drafter that may memorise a few of the target's own greedy texts drafts them almost without a miss."""
+    make_greedy_texts(recipe, target)
+    recipe = dataclasses.replace(
+        changed(recipe, steps=220, batch_sequences=4, anchors_per_sequence=24, learning_rate=5e-3, save_every=1000),
+        data=dataclasses.replace(recipe.data, heldout=0),
+        drafter=dataclasses.replace(recipe.drafter, num_hidden_layers=2, emb_dim=24, gru_hidden_dim=32),
+    )
+    trainer = Trainer(recipe, target, tmp_path / "overfit", progress=False)
+    trainer.heldout = trainer.training
+    done = trainer.train()
+    proposals = trainer.drafter.domino.S
+    rates = done.report.by_position
+    assert (done.report.length - 1) / proposals > 0.95 or min(rates) > 0.9, done.report
+    config = DominoConfig.from_pretrained(done.checkpoint)
+    assert proposals == config.S
+    # The exported checkpoint under spec_generate: the same acceptance, and the target's own text.
+    drafter = DominoDraftModel.from_pretrained(tmp_path / "overfit" / "best")
+    example = trainer.training[0]
+    prompt = example.ids[None, : example.prompt_length]
+    got = drafter.spec_generate(target, prompt, max_new_tokens=25, stop_token_ids=[])
+    assert got.sequences[0].tolist() == example.ids.tolist()
+    assert got.acceptance_length > 1 + 0.85 * proposals
+    # The replay without the target counts what decoding really accepted, step by step (the last one is cut).
+    for other in (drafter, new_drafter(recipe.drafter, target, 5).eval()):
+        got = other.spec_generate(target, prompt, max_new_tokens=25, stop_token_ids=[])
+        counted = replay(other, trainer.ends, [example], trainer.features)
+        assert counted.steps == len(got.acceptance)
+        assert counted.length * counted.steps == pytest.approx(24)
+        assert counted.by_position[0] == pytest.approx(sum(n > 1 for n in got.acceptance) / counted.steps)
+
+
+def make_greedy_texts(recipe, target):
+    from domino_sglang.training.features import write_features
+
+    recipe.data_dir.mkdir(parents=True)
+    with (recipe.data_dir / "responses.jsonl").open("w") as stream:
+        for number in range(4):
+            prompt = torch.randint(5, 60, (1, 8), generator=torch.Generator().manual_seed(number))
+            out = target.generate(prompt, max_new_tokens=25, do_sample=False, eos_token_id=None)[0].tolist()
+            row = {"id": number, "temperature": 0.0, "prompt_ids": out[:8], "response_ids": out[8:], "features": None}
+            stream.write(json.dumps(row) + "\n")
+    write_features(target, recipe.data_dir, recipe.drafter.target_layer_ids, progress=False)
+
+
+def test_features_on_the_fly_equal_cached_ones(chats, target, tmp_path):
+    cached = Trainer(chats, target, tmp_path / "a", progress=False).train(until=3)
+    chats = dataclasses.replace(chats, data=dataclasses.replace(chats.data, cache_features=False))
+    fresh = Trainer(chats, target, tmp_path / "b", progress=False).train(until=3)
+    assert fresh.losses == pytest.approx(cached.losses, rel=2e-3)
+
+
+@pytest.mark.parametrize("change", [{"method": "ttt"}, {"lambda_start": 0.0}, {"attention": "sdpa"}])
+def test_options_train(recipe, target, tmp_path, change):
+    make_greedy_texts(recipe, target)
+    recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, heldout=0))
+    longer = changed(recipe, steps=40, learning_rate=1e-2, anchors_per_sequence=16, **change)
+    losses = Trainer(longer, target, tmp_path / "x", progress=False).train().losses
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+
+
+def test_plain_dflash_is_a_drafter_that_is_all_prefix(chats, target, tmp_path):
+    chats = dataclasses.replace(chats, drafter=dataclasses.replace(chats.drafter, pure_draft_prefix_len=3))
+    trainer = Trainer(chats, target, tmp_path / "x", progress=False)
+    trainer.train()
+    assert float(trainer.drafter.embed_proj[2].weight.abs().sum()) == 0.0
+    assert trainer.evaluate().length == trainer.evaluate(head=False).length >= 1.0
+
+
+def test_missing_features_are_explained(chats, target, tmp_path):
+    (chats.data_dir / "features.f16").unlink()
+    with pytest.raises(DataError, match="domino-sglang data features"):
+        Trainer(chats, target, tmp_path / "x", progress=False)
+
+
+def test_parallel_without_torchrun_is_explained(chats, target, tmp_path):
+    with pytest.raises(ValueError, match="torchrun"):
+        Trainer(changed(chats, parallel="fsdp"), target, tmp_path / "x", progress=False)
+
+
+TWO_PROCESSES = """
+    import json, pickle, sys, torch
+    torch.set_num_threads(1)
+    from pathlib import Path
+    from domino_sglang.training.trainer import Trainer
+    from transformers import AutoModelForCausalLM
+    recipe = pickle.loads(Path(sys.argv[1], "recipe.pkl").read_bytes())
+    target = AutoModelForCausalLM.from_pretrained(sys.argv[1])
+    trainer = Trainer(recipe, target, Path(sys.argv[2]), progress=False)
+    assert (trainer.world.size, trainer.world.kind) == (2, "fsdp")
+    assert all(type(p).__name__ == "DTensor" for p in trainer.drafter.parameters())
+    losses = trainer.train(until=4).losses
+    losses += Trainer(recipe, target, Path(sys.argv[2]), progress=False).train().losses
+    if trainer.world.leads:
+        Path(sys.argv[3]).write_text(json.dumps(losses))
+    trainer.world.leave()
+"""
+
+
+def test_two_fsdp_processes_equal_one(chats, target, tmp_path):
+    """gloo, two processes of one sequence each against one process of two; resumed in the middle."""
+    import pickle
+
+    chats = changed(chats, steps=6, save_every=2, eval_every=6)
+    alone = Trainer(changed(chats, batch_sequences=2), target, tmp_path / "alone", progress=False)
+    wanted = alone.train().losses
+    script, setup = tmp_path / "two.py", tmp_path / "setup"
+    script.write_text(textwrap.dedent(TWO_PROCESSES))
+    target.save_pretrained(setup)
+    (setup / "recipe.pkl").write_bytes(pickle.dumps(changed(chats, batch_sequences=1, parallel="fsdp")))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
+    done = subprocess.run(
+        [*command, str(script), str(setup), str(tmp_path / "two"), str(tmp_path / "losses.json")],
+        capture_output=True,
+        text=True,
+        timeout=400,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads((tmp_path / "losses.json").read_text()) == pytest.approx(wanted, rel=1e-4)
+    together = DominoDraftModel.from_pretrained(tmp_path / "two" / "checkpoint")
+    single = DominoDraftModel.from_pretrained(tmp_path / "alone" / "checkpoint")
+    for name, tensor in single.state_dict().items():
+        torch.testing.assert_close(together.state_dict()[name], tensor, atol=1e-4, rtol=1e-3)
+
+
+def test_packaged_recipes_parse_and_mistakes_are_named(tmp_path):
+    assert Recipe.load("smollm2-135m").drafter.block_size == 8
+    assert all(Recipe.load(file).target for file in RECIPES.glob("*.yaml"))
+    assert Recipe.load("smollm2-135m", {"train.learning_rate": "6e-4"}).train.learning_rate == 6e-4
+    with pytest.raises(RecipeError, match="no recipe 'nope'"):
+        Recipe.load("nope")
+    for change, complaint in (
+        ({"train.speed": 3}, "unknown field 'speed'"),
+        ({"train.method": "magic"}, r"'magic', expected one of \['tf', 'ttt'\]"),
+        ({"train.steps": "many"}, "expected int"),
+        ({"train.learning_rate": "fast"}, "expected a number"),
+    ):
+        with pytest.raises(RecipeError, match=complaint):
+            Recipe.load("smollm2-135m", change)
+    (tmp_path / "r.yaml").write_text("target: [")
+    with pytest.raises(RecipeError, match="not valid YAML"):
+        Recipe.load(tmp_path / "r.yaml")
+    (tmp_path / "r.yaml").write_text("target: demo\n")
+    with pytest.raises(RecipeError, match="work_dir"):
+        Recipe.load(tmp_path / "r.yaml")
+
+
+def test_layers_that_cannot_be_captured_are_refused(chats, target, tmp_path):
+    wrong = dataclasses.replace(chats, drafter=dataclasses.replace(chats.drafter, target_layer_ids=(0, 3)))
+    with pytest.raises(RecipeError, match="the last cannot be captured"):
+        Trainer(
+            dataclasses.replace(wrong, data=dataclasses.replace(wrong.data, cache_features=False)),
+            target,
+            tmp_path / "x",
+            progress=False,
+        )
+
+
+def test_more_data_can_be_added_between_runs(chats, target, tmp_path):
+    Trainer(chats, target, tmp_path / "x", progress=False).train(until=4)
+    write_chats(chats, target, count=12)
+    more = Trainer(chats, target, tmp_path / "x", progress=False)
+    assert more.step == 4 and len(more.training) == 10
+    assert more.train().step == 8
+
+
+def test_feature_scale_folds_into_fc(chats, target, tmp_path):
+    """Training on scaled features and exporting the folded drafter is one function; outlier dimensions are tamed."""
+    from domino_sglang.training.scaling import fold_scale, measure_scale
+
+    trainer = Trainer(chats, target, tmp_path / "x", progress=False)
+    raw = trainer.features(trainer.training[:1])
+    scale = measure_scale(trainer.training, trainer.features)
+    rms = torch.cat([trainer.features([e])[0, 1:] * scale for e in trainer.training]).square().mean(0).sqrt()
+    torch.testing.assert_close(rms, torch.ones_like(rms), atol=1e-3, rtol=1e-3)
+    scaled = trainer.drafter.project_features(raw * scale)
+    torch.testing.assert_close(fold_scale(trainer.drafter, scale).project_features(raw), scaled, atol=1e-4, rtol=1e-4)
