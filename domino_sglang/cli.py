@@ -14,6 +14,7 @@ COMMANDS = {
     "doctor": ("domino_sglang.doctor", "check this environment: versions, GPU, platform, registration"),
     "inspect": ("domino_sglang.inspect_checkpoint", "check a drafter's checkpoint, alone or against its target"),
     "data": ("domino_sglang.training.data_command", "make training data: the target's own conversations"),
+    "ablate": ("domino_sglang.training.ablate_command", "the paper's ablations, trained and measured in one run"),
     "train": ("domino_sglang.training.train_command", "train a drafter for your target"),
 }
 

@@ -52,9 +52,9 @@ def export_drafter(recipe: Recipe, folder: Path, dtype: torch.dtype = torch.bflo
 def model_card(recipe: Recipe, checkpoint: Path) -> str:
     """Markdown from what the run left behind: nothing in it is typed by hand."""
     run = Path(recipe.work_dir)
-    log = [row for _, row in read_jsonl(run / "metrics.jsonl")]
     note = checkpoint / "acceptance.json"
     best: dict[str, Any] = json.loads(note.read_text()) if note.is_file() else {}
+    log = _log_until(run / "metrics.jsonl", best.get("step"))
     split = load_split(recipe.data_dir, recipe.data.heldout, recipe.train.max_length)
     shape, train = recipe.drafter, recipe.train
     losses = [row for row in log if "loss" in row]
@@ -115,6 +115,14 @@ with this recipe:
 {yaml.safe_dump(_plain(recipe), sort_keys=False).strip()}
 ```
 """
+
+
+def _log_until(file: Path, last: int | None) -> list[dict[str, Any]]:
+    """Rows up to the checkpoint's step; of steps that a killed run did twice, the second time."""
+    rows = {
+        (row["step"], "acceptance" in row): row for _, row in read_jsonl(file) if last is None or row["step"] <= last
+    }
+    return [rows[key] for key in sorted(rows)]
 
 
 def _workload_table(file: Path) -> str:

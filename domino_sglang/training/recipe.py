@@ -54,7 +54,7 @@ class DrafterRecipe:
     Attributes:
         target_layer_ids: the K capture layers.
         mask_token_id: an id of the target's vocabulary that ordinary text never holds.
-        projector: ``domino``, or ``none`` for a plain DFlash drafter (ablations).
+        pure_draft_prefix_len: proposals without the head; ``block_size - 1`` makes a plain DFlash drafter.
         init_from_target: start the layers and the final norm from the target's last layers instead of noise.
     """
 
@@ -70,7 +70,6 @@ class DrafterRecipe:
     emb_dim: int = 32
     pure_draft_prefix_len: int = 0
     shift_label: bool = True
-    projector: str = "domino"
     init_from_target: bool = False
 
 
@@ -172,7 +171,6 @@ CHOICES = {
     "attention": ("split", "sdpa", "flex"),
     "dtype": ("float32", "bfloat16"),
     "parallel": ("auto", "none", "fsdp"),
-    "projector": ("domino", "none"),
 }
 
 
