@@ -1,0 +1,204 @@
+"""SGLang imported once and forked for every question: seconds saved for each server that a test would start.
+
+``python -m tests.support.fork_server`` reads one JSON object a line (``{"task": name, ...}``), answers each in a child
+forked after the imports, and writes one JSON object a line. Nothing is resolved, published or computed before the fork,
+so every child is what a fresh process would be.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+PREFIX = "ANSWER "
+FLAGS = ("--dtype", "float32", "--max-total-tokens", "512", "--max-running-requests", "4", "--skip-tokenizer-init")
+
+
+class ForkServer:
+    """The other end of the pipe, for tests."""
+
+    def __init__(self, log: Path):
+        self.log = log
+        self._stream = log.open("w")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.fork_server"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stream,
+            cwd=ROOT,
+            text=True,
+            env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        )
+
+    def ask(self, task: str, **arguments: Any) -> dict[str, Any]:
+        """The child's answer: ``{"value": ...}``, or ``{"error": type, "bases": [...], "message": text}``."""
+        self.process.stdin.write(json.dumps({"task": task, **arguments}) + "\n")
+        self.process.stdin.flush()
+        for line in self.process.stdout:
+            if line.startswith(PREFIX):
+                return json.loads(line.removeprefix(PREFIX))
+        raise RuntimeError(f"the fork server ended: {self.log.read_text()[-3000:]}")
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait(30)
+        self._stream.close()
+
+
+def resolve(argv: list[str]) -> dict[str, Any]:
+    """What ``launch_server`` does before it starts a process; the settled arguments that concern DOMINO."""
+    args = _server_args(argv)
+    from sglang.srt.arg_groups.overrides import resolving_view
+
+    view = resolving_view(args)
+    return {name: getattr(view, name) for name in SETTLED}
+
+
+def generate(argv: list[str], prompts: list[list[int]], max_new_tokens: int, out: str) -> dict[str, Any]:
+    """Run prompts through a real scheduler, one after the other, and save every block drafted on the way.
+
+    ``out`` gets a list, one entry a prompt: output ids and, for each step, position, bonus token, proposals, backbone
+    rows and base logits.
+    """
+    import torch
+
+    torch.set_num_threads(1)
+    scheduler = _scheduler(_server_args([*FLAGS, *argv]))
+    worker = scheduler.draft_worker
+    blocks: list[dict[str, Any]] = []
+    propose = worker.proposer
+
+    def watch(hidden_states, input_ids, positions):
+        propose(hidden_states, input_ids, positions)
+        drafted = propose.block(1)
+        blocks.append(
+            {
+                "position": int(positions[0]),
+                "bonus": int(input_ids[0]),
+                "tokens": drafted.draft.tokens[0].clone(),
+                "hidden": hidden_states.clone(),
+                "base_logits": drafted.base_logits[0].clone(),
+            }
+        )
+
+    worker.draft_model.propose = watch
+    results = []
+    for number, prompt in enumerate(prompts):
+        request = _enqueue(scheduler, f"request-{number}", prompt, max_new_tokens)
+        while not request.finished():
+            _step(scheduler)
+        results.append({"prompt": prompt, "output": list(request.output_ids), "blocks": blocks[:]})
+        blocks.clear()
+    torch.save(results, out)
+    return {"blocks": sum(len(result["blocks"]) for result in results)}
+
+
+def _server_args(argv: list[str]):
+    from sglang.srt.plugins import load_plugins
+    from sglang.srt.server_args import prepare_server_args
+
+    load_plugins()
+    args = prepare_server_args(argv)
+    args.resolve_once()
+    return args
+
+
+def _scheduler(args):
+    from sglang.srt.managers.scheduler import Scheduler, SpawnRanks, publish
+    from sglang.srt.server_args import PortArgs
+
+    publish(args, role="scheduler", ranks=SpawnRanks(world_rank=0, dp_rank=None, gpu_id=0))
+    return Scheduler(args, PortArgs.init_new(args))
+
+
+def _enqueue(scheduler, rid: str, prompt: list[int], max_new_tokens: int):
+    from array import array
+
+    from sglang.srt.managers.io_struct import TokenizedGenerateReqInput
+    from sglang.srt.sampling.sampling_params import SamplingParams
+
+    params = SamplingParams(temperature=0, max_new_tokens=max_new_tokens, ignore_eos=True)
+    params.normalize(None)
+    scheduler.handle_generate_request(
+        TokenizedGenerateReqInput(
+            rid=rid,
+            input_text="",
+            input_ids=array("q", prompt),
+            input_embeds=None,
+            mm_inputs=None,
+            token_type_ids=None,
+            sampling_params=params,
+            return_logprob=False,
+            logprob_start_len=-1,
+            top_logprobs_num=0,
+            token_ids_logprob=None,
+            stream=False,
+        )
+    )
+    return scheduler.waiting_queue[-1]
+
+
+def _step(scheduler) -> None:
+    # As Scheduler.event_loop_normal.
+    plan = scheduler.get_next_batch_to_run(running_batch=scheduler.running_batch, last_batch=scheduler.last_batch)
+    scheduler.running_batch, batch = plan.running_batch, plan.batch_to_run
+    if batch:
+        scheduler.process_batch_result(batch, scheduler.run_batch(batch))
+    scheduler.last_batch = batch
+
+
+SETTLED = (
+    "speculative_num_steps",
+    "speculative_eagle_topk",
+    "speculative_num_draft_tokens",
+    "speculative_draft_attention_backend",
+    "speculative_use_block_verification",
+    "speculative_draft_window_size",
+    "max_running_requests",
+    "disable_overlap_schedule",
+    "attention_backend",
+)
+TASKS = {"resolve": resolve, "generate": generate}
+
+
+def _answer(task: str, arguments: dict[str, Any], reply: Any) -> None:
+    try:
+        answer = {"value": TASKS[task](**arguments)}
+    except BaseException as error:
+        traceback.print_exc()
+        bases = [base.__name__ for base in type(error).__mro__]
+        answer = {"error": type(error).__name__, "bases": bases, "message": str(error)}
+    reply.write(PREFIX + json.dumps(answer) + "\n")
+    reply.flush()
+
+
+def main() -> None:
+    # Everything a child needs, imported and nothing more; the plugins are loaded first, as everywhere in SGLang.
+    from sglang.srt.plugins import load_plugins
+
+    load_plugins()
+
+    import domino_sglang.worker  # noqa: F401
+
+    reply = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    for line in sys.stdin:
+        arguments = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            _answer(arguments.pop("task"), arguments, reply)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        if status:
+            reply.write(PREFIX + json.dumps({"error": "Died", "bases": [], "message": f"wait status {status}"}) + "\n")
+            reply.flush()
+
+
+if __name__ == "__main__":
+    main()
