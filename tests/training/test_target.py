@@ -66,14 +66,11 @@ def test_whoever_is_first_wins(tmp_path):
     assert (half / "tokenizer.json").is_file()
 
 
-def test_the_real_one_speaks(request):
-    """Only where it is prepared already: half a gigabyte is not fetched by a test."""
+def test_the_real_one_speaks():
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder = cache_root() / CHECKPOINT_NAME
-    if not module._is_complete(folder):
-        pytest.skip(f"no prepared demo target in {cache_root()}; `domino-sglang demo` makes one")
+    folder = module.prepare_target(progress=False)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
     assert model.dtype == torch.float32 and not hasattr(model.config, "quantization_config")
     question = [{"role": "user", "content": "Write a python function that returns the sum of a list."}]

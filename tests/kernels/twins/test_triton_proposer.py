@@ -74,7 +74,7 @@ def test_a_greedy_batch_after_a_sampled_one_is_greedy(device):
 
 def test_a_drafter_may_leave_more_proposals_uncorrected_than_a_shorter_block_has(device):
     oracle, ours = proposers(device, 4, pure_draft_prefix_len=3)
-    shorter_oracle, shorter = proposers(device, 3)
+    _, shorter = proposers(device, 3)
     assert ours.rollout.prefix == 3 and shorter.rollout.prefix == 1
     step = inputs(device, 4)
     for proposer in (oracle, ours):
