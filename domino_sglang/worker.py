@@ -12,6 +12,7 @@ from sglang.srt.runtime_context import get_exec
 from sglang.srt.speculative.dflash_worker_v2 import DFlashWorkerV2, _commit_accept
 from sglang.srt.speculative.spec_tp_sync import SpecTpSyncSite
 
+from domino_sglang.bench.step_timer import time_steps
 from domino_sglang.first_token import SeededFirstToken
 from domino_sglang.head import HeadWeights
 from domino_sglang.metrics import count_positions
@@ -42,7 +43,9 @@ class DominoWorker(DFlashWorkerV2):
         self.first_token = SeededFirstToken(self.model_runner.sampler)
         settled = resolving_view(server_args)
         if settled.enable_metrics:
-            count_positions(settled.served_model_name or settled.model_path, self.block_size - 1)
+            model_name = settled.served_model_name or settled.model_path
+            count_positions(model_name, self.block_size - 1)
+            time_steps(self, model_name)
         self._batch = None
         self._sampling_info = None
         self._penalties = None

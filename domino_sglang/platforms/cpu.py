@@ -12,6 +12,7 @@ from sglang.srt.platforms.interface import PlatformCapabilities, SRTPlatform
 
 ATTENTION_BACKEND = "cpu_sdpa"
 ALGORITHMS = ("DOMINO", "DFLASH")
+MAX_TOTAL_TOKENS = 65536
 
 
 class DominoCpuPlatform(CpuDeviceMixin, SRTPlatform):
@@ -33,9 +34,12 @@ class DominoCpuPlatform(CpuDeviceMixin, SRTPlatform):
         server_args.sleep_on_idle = True
         if server_args.sampling_backend is None:
             server_args.sampling_backend = "pytorch"
+        # Host memory is shared with everything else on the machine: bound the KV pool by its tokens, and do not fail to
+        # start because a neighbour took memory while the weights were loading.
         if server_args.mem_fraction_static is None:
-            # Host memory is shared with everything else on the machine.
-            server_args.mem_fraction_static = 0.3
+            server_args.mem_fraction_static = 0.8
+        if server_args.max_total_tokens is None:
+            server_args.max_total_tokens = MAX_TOTAL_TOKENS
         if server_args.chunked_prefill_size is None:
             server_args.chunked_prefill_size = 2048
 
