@@ -16,7 +16,7 @@ import httpx
 SILENCE_LIMIT_S = 300.0
 TIMEOUT = httpx.Timeout(10.0, connect=5.0, read=SILENCE_LIMIT_S)
 PROBE_TIMEOUT = httpx.Timeout(5.0)
-# Block size of a server that does not tell (a router in front of it): then every chunk is one step.
+# Block size of a server that does not tell: then every chunk is one step.
 MANY = 1_000_000
 
 Event = dict[str, Any]
@@ -76,7 +76,8 @@ async def describe(client: httpx.AsyncClient, url: str) -> dict[str, Any]:
     try:
         reply = await client.get(url + "/server_info", timeout=PROBE_TIMEOUT)
         if reply.status_code != 200:
-            return {"ok": False, "error": f"{url}/server_info answered with status {reply.status_code}"}
+            hint = "; give the URL of an SGLang server, not of a router" if reply.status_code == 404 else ""
+            return {"ok": False, "error": f"{url}/server_info answered with status {reply.status_code}{hint}"}
         info = reply.json()
     except (httpx.HTTPError, ValueError) as error:
         return {"ok": False, "error": _cannot_reach(url, error)}

@@ -1,0 +1,130 @@
+"""Sampled text through the server follows plain decoding's law, and seeds hold."""
+
+from __future__ import annotations
+
+import functools
+import math
+import statistics
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+from scipy.stats import chi2_contingency
+
+from tests.prompts import chat, code, languages
+from tests.support.client import Client
+
+LAWS = {
+    "temperature 1": {"temperature": 1.0},
+    "top-p 0.9": {"temperature": 1.0, "top_p": 0.9},
+    "top-k 20": {"temperature": 0.8, "top_k": 20},
+    "min-p 0.1": {"temperature": 1.0, "min_p": 0.1},
+}
+SAMPLES, LENGTH = 96, 4
+# With a dozen tests, a true law fails one of them once in ten thousand runs.
+SIGNIFICANCE = 1e-5
+
+
+def samples(client: Client, prompt: list[int], sampling: dict, number: int, length: int) -> list[dict]:
+    body = {"max_new_tokens": length, "ignore_eos": True, "n": number} | sampling
+    return client.generate(prompt, body, return_logprob=True)
+
+
+def same_law(ours: Counter, plain: Counter) -> float:
+    """p-value of the two-sample chi-square test; rare outcomes count as one."""
+    total = ours + plain
+    common = [outcome for outcome, count in total.items() if count >= 10]
+    rows = [
+        [counts[o] for o in common] + [sum(counts.values()) - sum(counts[o] for o in common)]
+        for counts in (ours, plain)
+    ]
+    columns = [pair for pair in zip(*rows, strict=True) if sum(pair)]
+    return 1.0 if len(columns) < 2 else chi2_contingency(list(zip(*columns, strict=True))).pvalue
+
+
+@pytest.fixture(scope="module")
+def plain(ar) -> Callable[[str, str, int, int], list[dict]]:
+    """Plain decoding's samples of a message under a law, drawn once for both servers."""
+
+    @functools.cache
+    def drawn(message: str, name: str, number: int, length: int) -> list[dict]:
+        return samples(ar, ar.chat_ids(message), LAWS[name], number, length)
+
+    return drawn
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_frequencies_of_tokens_and_bigrams(each_domino, plain, name):
+    message = chat(1)[0]
+    ours = samples(each_domino, each_domino.chat_ids(message), LAWS[name], SAMPLES, LENGTH)
+    texts = [[tuple(reply["output_ids"]) for reply in arm] for arm in (ours, plain(message, name, SAMPLES, LENGTH))]
+    assert [len(arm) for arm in texts] == [SAMPLES, SAMPLES]
+    for width in (1, 2):
+        for start in range(LENGTH - width + 1):
+            counts = [Counter(text[start : start + width] for text in arm) for arm in texts]
+            assert same_law(*counts) > SIGNIFICANCE, (start, width, counts)
+
+
+def test_mean_log_likelihood_equals_plain_decoding(each_domino, plain):
+    number, length = 16, 10
+    difference, variance = 0.0, 0.0
+    for message in [*chat(2), *code(1), *languages(1)]:
+        ours = samples(each_domino, each_domino.chat_ids(message), LAWS["temperature 1"], number, length)
+        means = []
+        for replies in (ours, plain(message, "temperature 1", number, length)):
+            values = [sum(e[0] for e in reply["meta_info"]["output_token_logprobs"]) / length for reply in replies]
+            means.append(statistics.mean(values))
+            variance += statistics.variance(values) / number
+        difference += means[0] - means[1]
+    assert abs(difference) < 4.5 * math.sqrt(variance), (difference, math.sqrt(variance))
+
+
+def test_removed_tokens_never_appear(each_domino, ar):
+    # top-k 2 leaves two tokens at every place; plain decoding's own top two say which.
+    prompt = ar.chat_ids(chat(1)[0])
+    for reply in samples(each_domino, prompt, {"temperature": 1.5, "top_k": 2}, number=16, length=10):
+        said = reply["output_ids"]
+        scored = ar.generate(
+            prompt + said,
+            {"max_new_tokens": 1},
+            return_logprob=True,
+            top_logprobs_num=2,
+            logprob_start_len=len(prompt) - 1,
+        )
+        top = scored["meta_info"]["input_top_logprobs"][-len(said) :]
+        assert all(token in [entry[1] for entry in best] for token, best in zip(said, top, strict=True))
+
+
+def test_the_same_seed_gives_the_same_text_in_any_batch(each_domino, ar):
+    prompt = ar.chat_ids(chat(1)[0])
+    seeded = (prompt, {"temperature": 1.0, "max_new_tokens": 24, "sampling_seed": 1234})
+    alone = each_domino.ids(*seeded)
+    others = [
+        (ar.chat_ids(text), {"temperature": 0.5 * (i % 3), "max_new_tokens": 8 + 5 * i})
+        for i, text in enumerate(chat(7))
+    ]
+    busy = each_domino.each([others[0], seeded, *others[1:4], seeded, *others[4:]], concurrency=9)
+    assert busy[1] == busy[5] == alone
+    each_domino.flush_cache()
+    assert each_domino.ids(*seeded) == alone
+
+
+def test_other_seeds_give_other_texts(each_domino, ar):
+    prompt = ar.chat_ids(chat(1)[0])
+    requests = [(prompt, {"temperature": 1.0, "max_new_tokens": 16, "sampling_seed": seed}) for seed in range(8)]
+    texts = [tuple(ids) for ids in each_domino.each(requests, concurrency=8)]
+    assert len(set(texts)) >= 7
+    assert len({text[0] for text in texts}) + len({text[1] for text in texts}) > 3
+
+
+def test_without_a_seed_texts_differ(each_domino, ar):
+    replies = samples(each_domino, ar.chat_ids(chat(1)[0]), {"temperature": 1.0}, number=6, length=16)
+    assert len({tuple(reply["output_ids"]) for reply in replies}) == 6
+
+
+def test_greedy_and_sampled_requests_share_a_batch(each_domino, ar):
+    prompt = ar.chat_ids(chat(1)[0])
+    greedy = (prompt, {"max_new_tokens": 24})
+    hot = (prompt, {"max_new_tokens": 30, "temperature": 1.0})
+    ours = each_domino.each([greedy, hot, hot, greedy, hot], concurrency=5)
+    assert ours[0] == ours[3] == ar.ids(*greedy)
