@@ -41,7 +41,8 @@ def test_sglang_reports_the_acceptance_length(each_domino):
     assert 1 <= meta["spec_accept_length"] <= 1 + proposals(each_domino)
     average = each_domino.server_info()["internal_states"][0]["avg_spec_accept_length"]
     assert 1 <= average <= 1 + proposals(each_domino)
-    assert each_domino.metric("sglang:spec_accept_length") == pytest.approx(average, rel=1e-6)
+    # The gauge speaks of the last decode-log interval alone, so it need not equal the average since start-up.
+    assert 1 <= each_domino.metric("sglang:spec_accept_length") <= 1 + proposals(each_domino)
 
 
 def test_the_server_says_what_it_runs(each_domino):
