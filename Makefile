@@ -27,7 +27,7 @@ serve: env
 lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy domino_sglang kernels/domino_kernels
+	$(BIN)/mypy
 
 test: lint
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
