@@ -6,6 +6,7 @@ import math
 from types import SimpleNamespace
 
 import pytest
+import sglang  # noqa: F401  (SGLang resolves its platform at import, and that imports the module under test)
 import torch
 
 from domino_sglang.platforms import CPU_PLATFORM, cpu_platform_if_needed
@@ -147,12 +148,13 @@ def test_what_the_user_set_stays():
         attention_backend="torch_native",
         sampling_backend="pytorch",
         mem_fraction_static=0.5,
+        max_total_tokens=512,
         chunked_prefill_size=64,
         sleep_on_idle=False,
     )
     DominoCpuPlatform().apply_server_args_defaults(args)
     assert (args.device, args.attention_backend) == ("cpu", "torch_native")
-    assert (args.mem_fraction_static, args.chunked_prefill_size) == (0.5, 64)
+    assert (args.mem_fraction_static, args.max_total_tokens, args.chunked_prefill_size) == (0.5, 512, 64)
     args.attention_backend = None
     DominoCpuPlatform().apply_server_args_defaults(args)
     assert args.attention_backend == ATTENTION_BACKEND
