@@ -150,6 +150,13 @@ def _draft_attention_backend(args) -> str:
                 f"--speculative-draft-attention-backend is {backend!r}, and on {current_platform.device_name} DOMINO "
                 f"drafts with {default!r}; drop the flag"
             )
+        for name in ("attention_backend", "prefill_attention_backend", "decode_attention_backend"):
+            value = getattr(args, name)
+            if value not in (None, default):
+                raise ValueError(
+                    f"--{name.replace('_', '-')} is {value!r}, and on {current_platform.device_name} DOMINO verifies "
+                    f"with {default!r}; drop the flag"
+                )
         return default
     if backend is not None:
         if backend not in DRAFT_ATTENTION_BACKEND_CHOICES or backend == "trtllm_mha":
