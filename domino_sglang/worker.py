@@ -12,13 +12,13 @@ from sglang.srt.runtime_context import get_exec
 from sglang.srt.speculative.dflash_worker_v2 import DFlashWorkerV2, _commit_accept
 from sglang.srt.speculative.spec_tp_sync import SpecTpSyncSite
 
-from domino_sglang.bench.step_timer import time_steps
 from domino_sglang.first_token import SeededFirstToken
 from domino_sglang.head import HeadWeights
 from domino_sglang.metrics import count_positions
 from domino_sglang.penalties import TokenLedger, forbid_early_stop
 from domino_sglang.proposer import Proposer, TargetHead, TorchProposer
 from domino_sglang.seeds import SeedSource
+from domino_sglang.step_timer import time_steps
 from domino_sglang.target_head import target_head
 from domino_sglang.target_law import target_probabilities
 from domino_sglang.verify import accept_block, accept_sampled

@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from domino_sglang.bench.arms import Arm
 from domino_sglang.bench.provenance import without_folders
-from domino_sglang.bench.step_timer import VARIABLE
 from domino_sglang.server_process import ServerFailed, ServerProcess
+from domino_sglang.step_timer import VARIABLE
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import Any
 from domino_sglang.bench.arms import BASE, DFLASH, DOMINO, PLAIN
 from domino_sglang.bench.report_data import Panel, SweepData
 from domino_sglang.bench.statistics import Spread
-from domino_sglang.bench.step_timer import PARTS
+from domino_sglang.step_timer import PARTS
 
 COLOURS = {PLAIN: "#7f7f7f", BASE: "#1f77b4", DOMINO: "#d62728", DFLASH: "#2ca02c"}
 OTHERS = ("#9467bd", "#8c564b", "#e377c2", "#bcbd22", "#17becf")

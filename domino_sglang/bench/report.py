@@ -9,7 +9,7 @@ from pathlib import Path
 from domino_sglang.bench.arms import PLAIN
 from domino_sglang.bench.plots import title, write_plots
 from domino_sglang.bench.report_data import Panel, SweepData
-from domino_sglang.bench.step_timer import PARTS
+from domino_sglang.step_timer import PARTS
 
 CAPTIONS = {
     "throughput.png": "Tokens/s and speedup against concurrency; bars span least to greatest repetition",

@@ -14,10 +14,10 @@ from domino_sglang.bench.report import write_report
 from domino_sglang.bench.report_data import SweepData
 from domino_sglang.bench.rows import RequestRow, read
 from domino_sglang.bench.server_metrics import Decoding
-from domino_sglang.bench.step_timer import PARTS
 from domino_sglang.bench.sweep import INTERRUPTED, Settings, Sweep
 from domino_sglang.bench.workloads import chat
 from domino_sglang.server_process import ServerFailed
+from domino_sglang.step_timer import PARTS
 
 ARMS = [Arm("AR"), Arm("base"), Arm("DOMINO")]
 SPEED = {"AR": 1.0, "base": 1.5, "DOMINO": 2.0}

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from domino_sglang.bench import step_timer
-from domino_sglang.bench.step_timer import PARTS, StepTimer, time_steps
+from domino_sglang import step_timer
+from domino_sglang.step_timer import PARTS, StepTimer, time_steps
 
 
 class Clock:
