@@ -35,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             subparser.set_defaults(run=command.run)
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    # One line per request of the openai client would drown the answers.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     return args.run(args)
 
 
