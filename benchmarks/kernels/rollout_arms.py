@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.machinery
 import sys
 import zipfile
 from collections.abc import Callable
@@ -191,7 +191,8 @@ def _upstream_source(wheel: Path | None) -> tuple[str, str] | None:
     for entry in sys.path:
         if entry.endswith(".whl") and Path(entry).is_file():
             return _upstream_source(Path(entry))
-    spec = importlib.util.find_spec("sglang")
+    # The path itself: importlib.util.find_spec would answer with an SGLang imported earlier from somewhere else.
+    spec = importlib.machinery.PathFinder.find_spec("sglang")
     for folder in (spec.submodule_search_locations or []) if spec else []:
         file = Path(folder).parent / UPSTREAM_FILE
         if file.is_file():

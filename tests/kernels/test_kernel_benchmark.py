@@ -6,6 +6,7 @@ import json
 import sys
 import zipfile
 from dataclasses import replace
+from importlib.util import find_spec, module_from_spec
 from pathlib import Path
 
 import pytest
@@ -38,9 +39,15 @@ def test_floors_are_those_of_the_design():
     assert shape.floor_us(32, 3.0e12) == pytest.approx(411.7, abs=0.1)
 
 
-def test_upstream_comes_out_of_a_wheel_without_sglang(tmp_path, monkeypatch):
+@pytest.mark.parametrize("imported", [False, True])
+def test_upstream_comes_out_of_a_wheel_without_sglang(tmp_path, monkeypatch, imported):
     from rollout_arms import UPSTREAM_FILE, load_upstream
 
+    # Whatever this process has imported, only the path counts.
+    if imported:
+        monkeypatch.setitem(sys.modules, "sglang", module_from_spec(find_spec("sglang")))
+    else:
+        monkeypatch.delitem(sys.modules, "sglang", raising=False)
     wheel = tmp_path / "sglang-0.0.0-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as out:
         out.writestr(
