@@ -33,10 +33,9 @@ class Blocks:
         """int64 ``[B, A, S]``."""
         return self.tokens[..., 1:]
 
-    @property
-    def positions(self) -> torch.Tensor:
-        """int64 ``[B, A * block_size]``, absolute positions of all block tokens."""
-        offsets = torch.arange(self.tokens.shape[-1], device=self.anchors.device)
+    def positions(self, rows: int) -> torch.Tensor:
+        """int64 ``[B, A * rows]``, absolute positions of the first ``rows`` tokens of every block."""
+        offsets = torch.arange(rows, device=self.anchors.device)
         return (self.anchors[..., None] + offsets).flatten(1)
 
     def to(self, device: torch.device | str) -> Blocks:

@@ -1,4 +1,4 @@
-"""Schedules over the steps of a run: the base-anchored curriculum and the learning rate. Pure functions of the step."""
+"""Schedules over the steps of a run: base-anchored curriculum, block length, learning rate. Functions of the step."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ def base_weight(step: int, recipe: TrainRecipe) -> float:
     """
     decay = recipe.lambda_decay_ratio * recipe.steps
     return recipe.lambda_start * max(0.0, 1.0 - step / decay) if decay > 0 else 0.0
+
+
+def proposals_at(step: int, recipe: TrainRecipe, proposals: int) -> int:
+    """How many proposals the blocks of this step have: 1 during ``first_proposal_ratio`` of all steps, then all."""
+    return 1 if step < recipe.first_proposal_ratio * recipe.steps else proposals
 
 
 def learning_rate(step: int, recipe: TrainRecipe) -> float:

@@ -33,10 +33,11 @@ def run(args: argparse.Namespace) -> int:
     if args.data_action == "features":
         from domino_sglang.training.features import write_features
 
-        target, _ = load_target(recipe, progress)
-        write_features(target, recipe.data_dir, recipe.drafter.target_layer_ids, progress=progress)
+        target, _ = load_target(recipe, progress, recipe.data.dtype)
+        layers = recipe.cached_layers(target.config.get_text_config().num_hidden_layers)
+        write_features(target, recipe.data_dir, layers, progress=progress)
         return 0
-    target, tokenizer = load_target(recipe, progress)
+    target, tokenizer = load_target(recipe, progress, recipe.data.dtype)
     if args.endpoint:
         from domino_sglang.training.remote import write_remote_responses
         from domino_sglang.training.synthesize import write_prompts
@@ -55,9 +56,10 @@ def synthesize(recipe: Recipe, target: PreTrainedModel, tokenizer: Any, progress
 
     recipe.data_dir.mkdir(parents=True, exist_ok=True)
     wanted = recipe.data.num_prompts
+    layers = recipe.cached_layers(target.config.get_text_config().num_hidden_layers)
     for goal in [*range(PROMPTS_PER_ROUND, wanted, PROMPTS_PER_ROUND), wanted]:
         data = dataclasses.replace(recipe.data, num_prompts=goal)
         file = write_prompts(target, tokenizer, data, recipe.data_dir, progress)
-        write_responses(target, tokenizer, data, recipe.data_dir, recipe.drafter.target_layer_ids, progress)
+        write_responses(target, tokenizer, data, recipe.data_dir, layers, progress)
         if recipe.data.prompts_file and sum(1 for _ in read_jsonl(file)) < goal:
             return

@@ -14,6 +14,9 @@ from transformers import PreTrainedModel
 from domino_sglang.training.storage import DataError, map_features, read_jsonl
 
 
+BATCHES_SORTED_TOGETHER = 8
+
+
 @dataclass(frozen=True)
 class Example:
     """One chat: prompt, then the target's response.
@@ -99,11 +102,45 @@ def visit_order(size: int, seed: int, start: int) -> Iterator[int]:
         epoch, offset = epoch + 1, 0
 
 
+def similar_lengths(examples: Sequence[Example], seed: int, start: int, batch: int) -> Iterator[list[Example]]:
+    """Endless batches of ``batch`` sequences, from batch ``start`` on, each of similar lengths: little is padding.
+
+    Every ``BATCHES_SORTED_TOGETHER`` batches are sorted by length among themselves and visited in a random order.
+    """
+    together = BATCHES_SORTED_TOGETHER
+    pool, skip = divmod(start, together)
+    order = visit_order(len(examples), seed, pool * together * batch)
+    while True:
+        picked = sorted((examples[next(order)] for _ in range(together * batch)), key=lambda e: len(e.ids))
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + pool)
+        for place in torch.randperm(together, generator=generator).tolist()[skip:]:
+            yield picked[place * batch : (place + 1) * batch]
+        pool, skip = pool + 1, 0
+
+
 class CachedFeatures:
     """Hidden states kept by ``data synthesize`` or ``data features``."""
 
     def __init__(self, path: Path, width: int):
+        self.path = path
         self.rows = map_features(path, width)
+
+    def check(self, examples: Sequence[Example]) -> None:
+        """Refuse a file written for other layers: its rows would be cut in the wrong places.
+
+        Raises:
+            DataError: the file holds fewer tokens of this width than the examples, or far more.
+        """
+        starts = sorted((e.feature_start, len(e.ids) - 1) for e in examples if e.feature_start is not None)
+        if not starts:
+            return
+        needed = sum(starts[-1])
+        # More may have been written since the examples were read, but not as much as one more layer makes.
+        if not needed <= len(self.rows) < needed * (1 + 1 / 16) + 4096:
+            raise DataError(
+                f"{self.path} holds {len(self.rows)} tokens of {self.rows.shape[1]} numbers, expected {needed}: it was "
+                "written for other layers; write it again with `domino-sglang data features`"
+            )
 
     def __call__(self, examples: Sequence[Example]) -> torch.Tensor:
         """float32 ``[B, longest - 1, K * H]``, zero where a sequence has ended; the last token has none."""

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -271,13 +272,10 @@ def grouped_attention(module, query, key, value, attention_mask, scaling=None, *
     batch, heads, queries, dim = query.shape
     if queries > 1:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    kv_heads = key.shape[1]
-    grouped = query.reshape(batch * kv_heads, heads // kv_heads, dim)
-    keys, values = key.flatten(0, 1), value.flatten(0, 1)
-    scores = torch.bmm(grouped, keys.transpose(1, 2)).view(batch, kv_heads, heads // kv_heads, -1)
-    scores = torch.softmax(scores * (scaling or dim**-0.5) + attention_mask, dim=-1)
-    mixed = torch.bmm(scores.view(batch * kv_heads, heads // kv_heads, -1), values)
-    return mixed.view(batch, 1, heads, dim), None
+    # The heads of a group become the queries of their key/value head.
+    grouped = query.view(batch, key.shape[1], -1, dim)
+    mixed = F.scaled_dot_product_attention(grouped, key, value, attn_mask=attention_mask, scale=scaling)
+    return mixed.reshape(batch, 1, heads, dim), None
 
 
 AttentionInterface.register(GROUPED_ATTENTION, grouped_attention)

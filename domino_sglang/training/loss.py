@@ -1,8 +1,13 @@
-"""The loss of anchored blocks: ``(1 - lambda) CE(logits) + lambda CE(base logits)``, weighted by position."""
+"""The loss of anchored blocks: ``(1 - lambda) CE(logits) + lambda CE(base logits)``, weighted by position.
+
+Each cross entropy is against the token that was written, or with ``distill`` partly against the whole distribution the
+target wrote it from: a label says which token, the distribution also says which others came close.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -77,6 +82,8 @@ def block_loss(
     gamma: float,
     method: str = "tf",
     candidates: Candidates = FULL,
+    teacher: torch.Tensor | None = None,
+    distill: float = 0.0,
 ) -> BlockLoss:
     """The loss of N blocks.
 
@@ -88,6 +95,8 @@ def block_loss(
         base_weight: lambda.
         method: ``tf``: the GRU reads the true tokens; ``ttt``: it reads the drafter's own argmax after x0.
         candidates: columns of the softmax.
+        teacher: ``[N, S, H]``, the target's last hidden state (after its norm) where it wrote each label.
+        distill: share of the teacher's distribution in each cross entropy.
     """
     proposals = z.shape[1]
     per_position = position_weights(proposals, gamma, z.device)
@@ -105,42 +114,53 @@ def block_loss(
         correction[valid],
         labels,
         row_weight,
-        candidates.rows(lm_head),
-        candidates.rows(weights.w2),
-        candidates.offset,
-        base_weight,
+        teacher[valid] if teacher is not None and distill else None,
+        head=candidates.rows(lm_head),
+        w2=candidates.rows(weights.w2),
+        offset=candidates.offset,
+        base_weight=base_weight,
+        distill=distill,
         has_head=bool(kept.any()),
     )
     total, final, base, correct = sums
     return BlockLoss(total, final, base, row_weight.sum(), correct, valid.sum())
 
 
-def _rows_loss(z, correction, labels, row_weight, head, w2, offset, base_weight, has_head):
+def _rows_loss(z, correction, labels, row_weight, teacher, **columns):
     if z.shape[0] <= CHUNK_ROWS:
-        return _chunk(z, correction, labels, row_weight, head, w2, offset, base_weight, has_head)
-    parts = [
-        checkpoint(_chunk, *rows, head, w2, offset, base_weight, has_head, use_reentrant=False)
-        for rows in zip(*(t.split(CHUNK_ROWS) for t in (z, correction, labels, row_weight)), strict=True)
-    ]
+        return _chunk(z, correction, labels, row_weight, teacher, **columns)
+    rows = [t.split(CHUNK_ROWS) for t in (z, correction, labels, row_weight)]
+    rows.append([None] * len(rows[0]) if teacher is None else teacher.split(CHUNK_ROWS))
+    parts = [checkpoint(partial(_chunk, **columns), *some, use_reentrant=False) for some in zip(*rows, strict=True)]
     return tuple(sum(column) for column in zip(*parts, strict=True))
 
 
-def _chunk(z, correction, labels, row_weight, head, w2, offset, base_weight, has_head):
+def _chunk(z, correction, labels, row_weight, teacher, *, head, w2, offset, base_weight, distill, has_head):
     """(total, final, base, correct) of some rows."""
     base_logits = F.linear(z.to(head.dtype), head).float()
     if offset is not None:
         base_logits = base_logits + offset
     logits = base_logits + F.linear(correction, w2.to(correction.dtype)).float() if has_head else base_logits
+    wanted = labels if teacher is None else _wanted(labels, teacher, head, offset, distill)
     # Without gradient where lambda makes the term vanish: a full-width softmax less in the backward pass.
-    final = _weighted(logits, labels, row_weight, need_gradient=base_weight < 1 or not has_head)
-    base = _weighted(base_logits, labels, row_weight, need_gradient=base_weight > 0) if has_head else final
+    final = _weighted(logits, wanted, row_weight, need_gradient=base_weight < 1 or not has_head)
+    base = _weighted(base_logits, wanted, row_weight, need_gradient=base_weight > 0) if has_head else final
     total = (1 - base_weight) * final + base_weight * base
     return total, final.detach(), base.detach(), (logits.detach().argmax(-1) == labels).sum()
 
 
-def _weighted(logits: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor, need_gradient: bool) -> torch.Tensor:
+@torch.no_grad()
+def _wanted(labels, teacher, head, offset, distill: float) -> torch.Tensor:
+    """``distill`` of the target's distribution over the columns, the rest on the label: ``[rows, columns]``."""
+    logits = F.linear(teacher.to(head.dtype), head).float()
+    wanted = torch.softmax(logits if offset is None else logits + offset, -1).mul_(distill)
+    return wanted.scatter_add_(1, labels[:, None], wanted.new_full((len(labels), 1), 1 - distill))
+
+
+def _weighted(logits: torch.Tensor, wanted: torch.Tensor, weight: torch.Tensor, need_gradient: bool) -> torch.Tensor:
+    """Weighted sum of the cross entropies against labels ``[rows]`` or distributions ``[rows, columns]``."""
     with torch.set_grad_enabled(need_gradient and torch.is_grad_enabled()):
-        return (F.cross_entropy(logits, labels, reduction="none") * weight).sum()
+        return (F.cross_entropy(logits, wanted, reduction="none") * weight).sum()
 
 
 def _own_corrections(weights, z, bonus, embedding, lm_head, prefix, candidates: Candidates) -> torch.Tensor:

@@ -43,8 +43,15 @@ def load_recipe(args: argparse.Namespace) -> Recipe:
     return Recipe.load(args.recipe, changes)
 
 
-def load_target(recipe: Recipe, progress: bool = True) -> tuple[PreTrainedModel, Any]:
-    """The frozen target in eval mode on the best device, and its tokenizer."""
+def load_target(recipe: Recipe, progress: bool = True, dtype: str = "auto") -> tuple[PreTrainedModel, Any]:
+    """The frozen target in eval mode on the best device, and its tokenizer.
+
+    Args:
+        dtype: ``auto`` is the checkpoint's own.
+
+    Raises:
+        ValueError: no such target.
+    """
     path = recipe.target
     if path == DEMO_TARGET:
         from domino_sglang.demo import prepare_target
@@ -52,7 +59,7 @@ def load_target(recipe: Recipe, progress: bool = True) -> tuple[PreTrainedModel,
         path = str(prepare_target(progress=progress))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        model = AutoModelForCausalLM.from_pretrained(path, dtype="auto")
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot load the target {path!r}: {error}; set `target:` to a checkpoint folder") from error

@@ -29,6 +29,7 @@ class DataRecipe:
         max_prompt_tokens, max_new_tokens: longer prompts are dropped, longer responses cut.
         cache_features: keep the target's hidden states on disk (2 * K * H bytes a token); else training recomputes.
         slots: sequences decoded together.
+        dtype: of the target while it writes; its hidden states are cached in float16 either way.
         exclude_files: prompts that must not be trained on (text or JSONL); HumanEval is always excluded.
         heldout: responses kept out of training, for evaluation.
     """
@@ -42,6 +43,7 @@ class DataRecipe:
     max_new_tokens: int = 192
     cache_features: bool = True
     slots: int = 64
+    dtype: str = "float32"
     exclude_files: tuple[str, ...] = ()
     heldout: int = 48
     seed: int = 0
@@ -80,6 +82,10 @@ class TrainRecipe:
     Attributes:
         method: ``tf`` (the GRU reads the true tokens) or ``ttt`` (it reads the drafter's own).
         lambda_start, lambda_decay_ratio: the base-anchored curriculum; 0 and any ratio is lambda = 0 throughout.
+        distill: share of the target's own next-token distribution in each cross entropy; the rest is the written token.
+            0 is the paper's loss. It needs the target's last hidden state beside the features.
+        first_proposal_ratio: share of the steps, at the start, that train proposal 1 alone, on as many more anchors as
+            fit into the same work. Later proposals build on what it learns of the context.
         gamma: position k of a block weighs ``exp(-(k - 1) / gamma)``.
         batch_sequences: sequences per optimiser step and process.
         anchors_per_sequence: blocks per sequence and step.
@@ -94,6 +100,8 @@ class TrainRecipe:
     method: str = "tf"
     lambda_start: float = 1.0
     lambda_decay_ratio: float = 0.5
+    distill: float = 0.0
+    first_proposal_ratio: float = 0.0
     gamma: float = 4.0
     learning_rate: float = 6e-4
     weight_decay: float = 0.0
@@ -134,6 +142,10 @@ class Recipe:
     @property
     def data_dir(self) -> Path:
         return Path(self.work_dir) / "data"
+
+    def cached_layers(self, num_target_layers: int) -> tuple[int, ...]:
+        """Target layers whose output training reads: the capture layers, and behind them the last for distillation."""
+        return (*self.drafter.target_layer_ids, *([num_target_layers - 1] if self.train.distill else []))
 
     @classmethod
     def load(cls, path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:

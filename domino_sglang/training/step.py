@@ -27,15 +27,17 @@ class TrainingStep(nn.Module):
     def forward(
         self, features: torch.Tensor, blocks: Blocks, base_weight: float, candidates: Candidates = FULL
     ) -> BlockLoss:
-        """Features ``[B, T, K * H]`` and blocks ``[B, A]`` -> the loss over all their labels."""
+        """Features ``[B, T, K * H]`` (with distillation the target's last hidden state behind them) and blocks ``[B, A]`` -> the loss over all their labels."""
         drafter, ends, domino = self.drafter, self._ends[0], self.drafter.domino
         batch, length = features.shape[:2]
         places = torch.arange(length, device=features.device).expand(batch, -1)
-        context = drafter.context_key_values(features, places)
-        block_ids = drafter.block_ids(blocks.tokens[..., 0]).flatten(1)
-        attend = block_attention(self.recipe.attention, blocks.anchors, length, domino.block_size)
-        z = drafter(F.embedding(block_ids, ends.embedding), blocks.positions, context, attend)
-        z = z.view(-1, domino.block_size, domino.H)[:, domino.first_row : domino.first_row + domino.S]
+        context = drafter.context_key_values(features[..., : drafter.fc.in_features], places)
+        proposals = blocks.labels.shape[-1]
+        rows = domino.block_size if proposals == domino.S else domino.first_row + proposals
+        block_ids = drafter.block_ids(blocks.tokens[..., 0])[..., :rows].flatten(1)
+        attend = block_attention(self.recipe.attention, blocks.anchors, length, rows)
+        z = drafter(F.embedding(block_ids, ends.embedding), blocks.positions(rows), context, attend)
+        z = z.view(-1, rows, domino.H)[:, domino.first_row : domino.first_row + proposals]
         return block_loss(
             drafter.head_weights(),
             z,
@@ -48,4 +50,13 @@ class TrainingStep(nn.Module):
             gamma=self.recipe.gamma,
             method=self.recipe.method,
             candidates=candidates,
+            teacher=self._teacher(features, blocks) if self.recipe.distill else None,
+            distill=self.recipe.distill,
         )
+
+    def _teacher(self, features: torch.Tensor, blocks: Blocks) -> torch.Tensor:
+        """The target's last hidden state where it wrote each label: the position before it. ``[B * A, S, H]``."""
+        states = features[..., self.drafter.fc.in_features :]
+        before = blocks.anchors[..., None] + torch.arange(blocks.labels.shape[-1], device=features.device)
+        rows = before.clamp(max=states.shape[1] - 1).flatten(1)[..., None].expand(-1, -1, states.shape[-1])
+        return states.gather(1, rows).view(-1, *before.shape[-1:], states.shape[-1])

@@ -22,14 +22,14 @@ from transformers import PreTrainedModel
 from domino_sglang.hf import DominoDraftModel
 from domino_sglang.training.acceptance import AcceptanceReport, replay
 from domino_sglang.training.anchors import cut_blocks, draw_anchors
-from domino_sglang.training.curriculum import base_weight, learning_rate
+from domino_sglang.training.curriculum import base_weight, learning_rate, proposals_at
 from domino_sglang.training.dataset import (
     CachedFeatures,
     Example,
     TargetFeatures,
     frequent_tokens,
     load_split,
-    visit_order,
+    similar_lengths,
 )
 from domino_sglang.training.drafter import TargetEnds, new_drafter
 from domino_sglang.training.loss import BlockLoss
@@ -97,7 +97,7 @@ class Trainer:
         )
         self.step = 0
         if not self._resume():
-            self.scale = measure_scale(self.training, self.features).to(self.world.device)
+            self.scale = measure_scale(self.training, self._context_features).to(self.world.device)
         if self.world.leads:
             logger.info(
                 "%d sequences, %d response tokens; %d held-out; drafter of %.1fM parameters; step %d of %d",
@@ -110,7 +110,7 @@ class Trainer:
             )
 
     def _feature_source(self) -> CachedFeatures | TargetFeatures:
-        layers = self.recipe.drafter.target_layer_ids
+        layers = self.recipe.cached_layers(self.target.config.get_text_config().num_hidden_layers)
         file = self.recipe.data_dir / "features.f16"
         if not self.recipe.data.cache_features:
             return TargetFeatures(self.target, layers)
@@ -118,7 +118,13 @@ class Trainer:
             raise DataError(
                 f"no {file}: write it with `domino-sglang data features`, or set data.cache_features: false"
             )
-        return CachedFeatures(file, len(layers) * self.ends.embedding.shape[1])
+        cached = CachedFeatures(file, len(layers) * self.ends.embedding.shape[1])
+        cached.check(self.training)
+        return cached
+
+    def _context_features(self, examples: Sequence[Example]) -> torch.Tensor:
+        """What the drafter reads, without what distillation reads beside it: ``[B, T, K * H]``."""
+        return self.features(examples)[..., : self.drafter.fc.in_features]
 
     def train(self, until: int | None = None) -> Progress:
         """Run to the last step (or to ``until``), saving, evaluating and exporting on the way."""
@@ -152,21 +158,24 @@ class Trainer:
         mine, world = self.settings.batch_sequences, self.world
         total = mine * world.size
         step = self.step
-        order = visit_order(len(self.training), self.settings.seed, step * total)
+        order = similar_lengths(self.training, self.settings.seed, step, total)
+        block_size = self.recipe.drafter.block_size
         while True:
-            picked = [self.training[next(order)] for _ in range(total)]
-            batch = picked[world.rank * mine : (world.rank + 1) * mine]
+            alone = proposals_at(step, self.settings, block_size - 1) == 1 < block_size - 1
+            count = self.settings.anchors_per_sequence * (block_size if alone else 1)
+            batch = next(order)[world.rank * mine : (world.rank + 1) * mine]
             anchors = []
             for place, example in enumerate(batch, world.rank * mine):
                 generator = torch.Generator().manual_seed(_mixed(self.settings.seed, step, place))
-                anchors.append(draw_anchors(example, self.settings.anchors_per_sequence, generator))
+                anchors.append(draw_anchors(example, count, generator))
             yield batch, anchors
             step += 1
 
     def _one_step(self, examples: Sequence[Example], anchors: Sequence[torch.Tensor]) -> dict[str, float]:
         settings, device = self.settings, self.world.device
         started = time.perf_counter()
-        blocks = cut_blocks(examples, anchors, self.recipe.drafter.block_size)
+        proposals = proposals_at(self.step, settings, self.recipe.drafter.block_size - 1)
+        blocks = cut_blocks(examples, anchors, proposals + 1)
         generator = torch.Generator().manual_seed(_mixed(settings.seed, self.step, -1))
         candidates = draw_candidates(
             self.frequent, blocks.labels[blocks.valid], len(self.ends.embedding), settings.sampled_vocab, generator
@@ -175,7 +184,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.dtype == "bfloat16"):
-            features = self.features(examples).to(device) * self.scale
+            features = self.features(examples).to(device)
+            features[..., : len(self.scale)] *= self.scale
             loss: BlockLoss = self.step_module(features, blocks.to(device), mix, candidates.to(device))
         weight = self.world.sum(loss.weight)
         # Gradients are averaged over processes, so each contributes its sum over the global weight, times their number.
@@ -201,7 +211,9 @@ class Trainer:
         if not self.heldout:
             return None
         drafter = self._whole_drafter()
-        return replay(drafter, self.ends, self.heldout, self.features, head=head, max_new_tokens=max_new_tokens)
+        return replay(
+            drafter, self.ends, self.heldout, self._context_features, head=head, max_new_tokens=max_new_tokens
+        )
 
     def _whole_drafter(self) -> DominoDraftModel:
         """A copy that reads raw features, as it is exported."""

@@ -41,7 +41,8 @@ def test_blocks_hold_the_true_tokens_and_mask_what_is_beyond_the_end():
                     assert blocks.tokens[row, place, k] == sequence.ids[at + k]
                 if k >= 1:
                     assert bool(blocks.valid[row, place, k - 1]) == bool(inside)
-    assert blocks.positions[0].tolist() == [3, 4, 5, 6, 7, 8, 9, 10, 10, 11, 12, 13]
+    assert blocks.positions(BLOCK)[0].tolist() == [3, 4, 5, 6, 7, 8, 9, 10, 10, 11, 12, 13]
+    assert blocks.positions(1)[0].tolist() == [3, 7, 10]
 
 
 def test_mask_against_brute_force():

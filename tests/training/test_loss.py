@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from domino_sglang.head import DominoHead, rollout
 from domino_sglang.training import loss as loss_module
-from domino_sglang.training.curriculum import base_weight, learning_rate
+from domino_sglang.training.curriculum import base_weight, learning_rate, proposals_at
 from domino_sglang.training.loss import block_loss, corrections, position_weights, teacher_forced_states
 from domino_sglang.training.recipe import TrainRecipe
 from domino_sglang.training.vocabulary import FULL, Candidates, draw_candidates
@@ -62,6 +62,36 @@ def by_hand(parts, prefix=0, mix=0.25, gamma=2.0, follow=None):
                 total += w * ((1 - mix) * final + mix * plain)
             previous = label if follow is None else logits.argmax()
     return total, finals, bases, weight_sum
+
+
+@pytest.mark.parametrize("columns", ["all", "some"])
+@pytest.mark.parametrize("distill", [0.4, 1.0])
+def test_distillation_is_a_cross_entropy_against_the_teacher(parts, distill, columns):
+    """Row by row: ``-sum_v wanted(v) log softmax(logits)(v)``, wanted the teacher's distribution and the label mixed."""
+    teacher = torch.randn(N, S, H)
+    some = Candidates(torch.arange(0, V), torch.linspace(0, 1, V)) if columns == "some" else FULL
+    got = run(parts, teacher=teacher, distill=distill, candidates=some)
+    offset = torch.zeros(V) if some is FULL else some.offset
+    weights, total = parts["weights"], 0.0
+    states = teacher_forced_states(weights, parts["embedding"][parts["tokens"][:, :-1]])
+    correction = corrections(weights, parts["z"], states)
+    for n in range(N):
+        for j in range(S):
+            if not parts["valid"][n, j]:
+                continue
+            wanted = distill * torch.softmax(parts["lm_head"] @ teacher[n, j] + offset, 0)
+            wanted[parts["tokens"][n, j + 1]] += 1 - distill
+            base = parts["lm_head"] @ parts["z"][n, j] + offset
+            final = base + weights.w2 @ correction[n, j]
+            crosses = [float(-(wanted * torch.log_softmax(x, 0)).sum().detach()) for x in (final, base)]
+            total += math.exp(-j / 2.0) * (0.75 * crosses[0] + 0.25 * crosses[1])
+    assert float(got.total) == pytest.approx(total, rel=1e-5)
+
+
+def test_a_drafter_that_equals_its_teacher_has_no_gradient_from_distillation(parts):
+    teacher = parts["z"].detach().clone()
+    got = run(parts, teacher=teacher, distill=1.0, pure_draft_prefix_len=S)
+    assert float(torch.autograd.grad(got.total, parts["z"])[0].abs().max()) < 1e-6
 
 
 @pytest.mark.parametrize("prefix", [0, 1, 3])
@@ -130,11 +160,13 @@ def test_lambda_decides_which_term_has_a_gradient(parts):
         assert float(got.total) == pytest.approx(float(got.base), rel=1e-6)
 
 
-def test_chunked_rows_change_neither_loss_nor_gradient(parts, monkeypatch):
-    whole = run(parts)
+@pytest.mark.parametrize("distill", [0.0, 0.5])
+def test_chunked_rows_change_neither_loss_nor_gradient(parts, monkeypatch, distill):
+    options = {"teacher": torch.randn(N, S, H), "distill": distill}
+    whole = run(parts, **options)
     gradient = torch.autograd.grad(whole.total, parts["z"])[0]
     monkeypatch.setattr(loss_module, "CHUNK_ROWS", 3)
-    chunked = run(parts)
+    chunked = run(parts, **options)
     torch.testing.assert_close(chunked.total, whole.total)
     torch.testing.assert_close(torch.autograd.grad(chunked.total, parts["z"])[0], gradient)
     assert int(chunked.correct) == int(whole.correct)
@@ -166,6 +198,12 @@ def test_lambda_schedule():
     assert base_weight(0, TrainRecipe(steps=100, lambda_decay_ratio=0.0)) == 0.0
     half = TrainRecipe(steps=10, lambda_start=0.6, lambda_decay_ratio=1.0)
     assert base_weight(5, half) == pytest.approx(0.3)
+
+
+def test_block_length_schedule():
+    recipe = TrainRecipe(steps=100, first_proposal_ratio=0.3)
+    assert [proposals_at(s, recipe, 7) for s in (0, 29, 30, 99)] == [1, 1, 7, 7]
+    assert proposals_at(0, TrainRecipe(steps=100), 7) == 7
 
 
 def test_learning_rate_schedule():

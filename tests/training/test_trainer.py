@@ -17,7 +17,7 @@ import torch
 from domino_sglang.config import DominoConfig
 from domino_sglang.hf import DominoDraftModel
 from domino_sglang.training.acceptance import replay
-from domino_sglang.training.dataset import visit_order
+from domino_sglang.training.dataset import Example, similar_lengths, visit_order
 from domino_sglang.training.drafter import new_drafter
 from domino_sglang.training.recipe import RECIPES, Recipe, RecipeError
 from domino_sglang.training.storage import DataError
@@ -34,8 +34,22 @@ def test_visit_order_covers_every_epoch_and_can_start_anywhere():
     assert [next(later) for _ in range(8)] == first[7:]
 
 
+def test_batches_of_similar_lengths_cover_every_epoch_and_can_start_anywhere():
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(5, 100, (48,), generator=generator).tolist()
+    examples = [Example(i, "chat", 0.0, torch.zeros(n, dtype=torch.long), 2, None) for i, n in enumerate(lengths)]
+    batches = similar_lengths(examples, 3, 0, 3)
+    first = [next(batches) for _ in range(32)]
+    assert all(sorted(e.number for b in first[i : i + 16] for e in b) == list(range(48)) for i in (0, 16))
+    assert [[e.number for e in b] for b in first[11:]] == [
+        [e.number for e in next(later)] for later in [similar_lengths(examples, 3, 11, 3)] for _ in range(21)
+    ]
+    spread = [max(len(e.ids) for e in b) - min(len(e.ids) for e in b) for b in first]
+    assert sum(spread) / len(spread) < 20  # three random lengths differ by 48 on average
+
+
 def test_resume_equals_uninterrupted(chats, target, tmp_path):
-    chats = changed(chats, frequent_vocab=20, sampled_vocab=15)
+    chats = changed(chats, frequent_vocab=20, sampled_vocab=15, first_proposal_ratio=0.4)
     whole = Trainer(chats, target, tmp_path / "whole", progress=False).train()
     first = Trainer(chats, target, tmp_path / "cut", progress=False).train(until=4)
     second = Trainer(chats, target, tmp_path / "cut", progress=False)
@@ -79,7 +93,10 @@ def test_overfit_reaches_full_acceptance(recipe, target, tmp_path):
         assert counted.by_position[0] == pytest.approx(sum(n > 1 for n in got.acceptance) / counted.steps)
 
 
-def make_greedy_texts(recipe, target):
+def make_greedy_texts(
+    recipe,
+    target,
+):
     from domino_sglang.training.features import write_features
 
     recipe.data_dir.mkdir(parents=True)
@@ -89,7 +106,7 @@ def make_greedy_texts(recipe, target):
             out = target.generate(prompt, max_new_tokens=25, do_sample=False, eos_token_id=None)[0].tolist()
             row = {"id": number, "temperature": 0.0, "prompt_ids": out[:8], "response_ids": out[8:], "features": None}
             stream.write(json.dumps(row) + "\n")
-    write_features(target, recipe.data_dir, recipe.drafter.target_layer_ids, progress=False)
+    write_features(target, recipe.data_dir, recipe.cached_layers(target.config.num_hidden_layers), progress=False)
 
 
 def test_features_on_the_fly_equal_cached_ones(chats, target, tmp_path):
@@ -99,11 +116,21 @@ def test_features_on_the_fly_equal_cached_ones(chats, target, tmp_path):
     assert fresh.losses == pytest.approx(cached.losses, rel=2e-3)
 
 
-@pytest.mark.parametrize("change", [{"method": "ttt"}, {"lambda_start": 0.0}, {"attention": "sdpa"}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"method": "ttt"},
+        {"lambda_start": 0.0},
+        {"attention": "sdpa"},
+        {"first_proposal_ratio": 0.3},
+        {"distill": 0.5},
+        {"distill": 0.5, "dtype": "bfloat16"},
+    ],
+)
 def test_options_train(recipe, target, tmp_path, change):
-    make_greedy_texts(recipe, target)
     recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, heldout=0))
     longer = changed(recipe, steps=40, learning_rate=1e-2, anchors_per_sequence=16, **change)
+    make_greedy_texts(longer, target)
     losses = Trainer(longer, target, tmp_path / "x", progress=False).train().losses
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
 
@@ -120,6 +147,11 @@ def test_missing_features_are_explained(chats, target, tmp_path):
     (chats.data_dir / "features.f16").unlink()
     with pytest.raises(DataError, match="domino-sglang data features"):
         Trainer(chats, target, tmp_path / "x", progress=False)
+
+
+def test_features_of_other_layers_are_refused(chats, target, tmp_path):
+    with pytest.raises(DataError, match="other layers"):
+        Trainer(changed(chats, distill=0.5), target, tmp_path / "x", progress=False)
 
 
 def test_parallel_without_torchrun_is_explained(chats, target, tmp_path):
