@@ -13,7 +13,6 @@ from transformers import PreTrainedModel
 
 from domino_sglang.training.storage import DataError, map_features, read_jsonl
 
-
 BATCHES_SORTED_TOGETHER = 8
 
 

@@ -27,7 +27,10 @@ class TrainingStep(nn.Module):
     def forward(
         self, features: torch.Tensor, blocks: Blocks, base_weight: float, candidates: Candidates = FULL
     ) -> BlockLoss:
-        """Features ``[B, T, K * H]`` (with distillation the target's last hidden state behind them) and blocks ``[B, A]`` -> the loss over all their labels."""
+        """Features ``[B, T, K * H]`` and blocks ``[B, A]`` -> the loss over all their labels.
+
+        With distillation the target's last hidden state lies behind the features: ``[B, T, (K + 1) * H]``.
+        """
         drafter, ends, domino = self.drafter, self._ends[0], self.drafter.domino
         batch, length = features.shape[:2]
         places = torch.arange(length, device=features.device).expand(batch, -1)

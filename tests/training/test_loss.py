@@ -67,9 +67,9 @@ def by_hand(parts, prefix=0, mix=0.25, gamma=2.0, follow=None):
 @pytest.mark.parametrize("columns", ["all", "some"])
 @pytest.mark.parametrize("distill", [0.4, 1.0])
 def test_distillation_is_a_cross_entropy_against_the_teacher(parts, distill, columns):
-    """Row by row: ``-sum_v wanted(v) log softmax(logits)(v)``, wanted the teacher's distribution and the label mixed."""
+    """Row by row ``-sum_v wanted(v) log softmax(logits)(v)``: wanted mixes the teacher's distribution and the label."""
     teacher = torch.randn(N, S, H)
-    some = Candidates(torch.arange(0, V), torch.linspace(0, 1, V)) if columns == "some" else FULL
+    some = Candidates(torch.arange(V), torch.linspace(0, 1, V)) if columns == "some" else FULL
     got = run(parts, teacher=teacher, distill=distill, candidates=some)
     offset = torch.zeros(V) if some is FULL else some.offset
     weights, total = parts["weights"], 0.0
