@@ -1,9 +1,11 @@
-"""``domino-sglang data synthesize|features RECIPE``."""
+"""``domino-sglang data synthesize|features|pack RECIPE``."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import logging
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -11,6 +13,8 @@ from transformers import PreTrainedModel
 from domino_sglang.training.options import add_recipe_arguments, load_recipe, load_target
 from domino_sglang.training.recipe import Recipe
 from domino_sglang.training.storage import read_jsonl
+
+logger = logging.getLogger(__name__)
 
 # Prompts and answers grow in turns, so that an interrupted night leaves pairs and not prompts alone.
 PROMPTS_PER_ROUND = 512
@@ -24,6 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_recipe_arguments(synthesize)
     synthesize.add_argument("--endpoint", help="generate through an OpenAI-compatible server at this base URL")
     synthesize.add_argument("--model", default="default", help="model name for --endpoint")
+    pack = actions.add_parser("pack", help="compress the responses into a corpus that recipes can name")
+    add_recipe_arguments(pack)
+    pack.add_argument("--out", required=True, help="file to write, NAME.jsonl.xz")
     features = actions.add_parser("features", help="cache the target's hidden states of all responses")
     add_recipe_arguments(features)
 
@@ -33,11 +40,16 @@ def run(args: argparse.Namespace) -> int:
     if args.data_action == "features":
         from domino_sglang.training.features import write_features
 
-        target, _ = load_target(recipe, progress, recipe.data.dtype)
+        target, _ = load_target(recipe, progress, recipe.data.target_dtype)
         layers = recipe.cached_layers(target.config.get_text_config().num_hidden_layers)
         write_features(target, recipe.data_dir, layers, progress=progress)
         return 0
-    target, tokenizer = load_target(recipe, progress, recipe.data.dtype)
+    if args.data_action == "pack":
+        from domino_sglang.training.corpus import pack_corpus
+
+        logger.info("%s: %d chats", args.out, pack_corpus(recipe.data_dir, Path(args.out)))
+        return 0
+    target, tokenizer = load_target(recipe, progress, recipe.data.target_dtype)
     if args.endpoint:
         from domino_sglang.training.remote import write_remote_responses
         from domino_sglang.training.synthesize import write_prompts
@@ -51,15 +63,26 @@ def run(args: argparse.Namespace) -> int:
 
 
 def synthesize(recipe: Recipe, target: PreTrainedModel, tokenizer: Any, progress: bool = True) -> None:
-    """Prompts and responses in rounds, until the recipe's number of prompts is answered."""
+    """The recipe's corpus, or prompts and responses in rounds, until its number of prompts is answered."""
     from domino_sglang.training.synthesize import write_prompts, write_responses
 
     recipe.data_dir.mkdir(parents=True, exist_ok=True)
-    wanted = recipe.data.num_prompts
     layers = recipe.cached_layers(target.config.get_text_config().num_hidden_layers)
+    if recipe.data.corpus:
+        return _unpack(recipe, target, layers, progress)
+    wanted = recipe.data.num_prompts
     for goal in [*range(PROMPTS_PER_ROUND, wanted, PROMPTS_PER_ROUND), wanted]:
         data = dataclasses.replace(recipe.data, num_prompts=goal)
         file = write_prompts(target, tokenizer, data, recipe.data_dir, progress)
         write_responses(target, tokenizer, data, recipe.data_dir, layers, progress)
         if recipe.data.prompts_file and sum(1 for _ in read_jsonl(file)) < goal:
             return
+
+
+def _unpack(recipe: Recipe, target: PreTrainedModel, layers: tuple[int, ...], progress: bool) -> None:
+    from domino_sglang.training.corpus import unpack_corpus
+    from domino_sglang.training.features import write_features
+
+    unpack_corpus(str(recipe.data.corpus), recipe.data_dir)
+    if recipe.data.cache_features and not (recipe.data_dir / "features.f16").is_file():
+        write_features(target, recipe.data_dir, layers, progress=progress)

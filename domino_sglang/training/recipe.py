@@ -22,6 +22,7 @@ class DataRecipe:
     """Where the training text comes from.
 
     Attributes:
+        corpus: train on these chats and write none, a packaged name or a file of ``data pack``.
         prompts_file: JSONL of chats (``{"messages": [...]}``); None lets the target write the user turns itself.
         num_prompts: prompts to write when there is no file.
         mix: share of each kind of prompt: ``code``, ``maths``, ``chat``.
@@ -29,11 +30,12 @@ class DataRecipe:
         max_prompt_tokens, max_new_tokens: longer prompts are dropped, longer responses cut.
         cache_features: keep the target's hidden states on disk (2 * K * H bytes a token); else training recomputes.
         slots: sequences decoded together.
-        dtype: of the target while it writes; its hidden states are cached in float16 either way.
+        target_dtype: of the target while it writes (``auto``: its checkpoint's); hidden states are cached in float16.
         exclude_files: prompts that must not be trained on (text or JSONL); HumanEval is always excluded.
         heldout: responses kept out of training, for evaluation.
     """
 
+    corpus: str | None = None
     prompts_file: str | None = None
     num_prompts: int = 2000
     mix: Mapping[str, float] = field(default_factory=lambda: {"code": 0.35, "maths": 0.25, "chat": 0.40})
@@ -43,7 +45,7 @@ class DataRecipe:
     max_new_tokens: int = 192
     cache_features: bool = True
     slots: int = 64
-    dtype: str = "float32"
+    target_dtype: str = "auto"
     exclude_files: tuple[str, ...] = ()
     heldout: int = 48
     seed: int = 0
@@ -182,6 +184,7 @@ CHOICES = {
     "method": ("tf", "ttt"),
     "attention": ("split", "sdpa", "flex"),
     "dtype": ("float32", "bfloat16"),
+    "target_dtype": ("auto", "float32", "bfloat16"),
     "parallel": ("auto", "none", "fsdp"),
 }
 

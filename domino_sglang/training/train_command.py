@@ -40,7 +40,9 @@ def run(args: argparse.Namespace) -> int:
     if not args.export_only:
         # One process writes data; many would write the same rows into the same files.
         if not args.no_data and int(os.environ.get("WORLD_SIZE", "1")) == 1:
-            synthesize(recipe, target, tokenizer, progress)
+            writer, _ = load_target(recipe, progress, recipe.data.target_dtype)
+            synthesize(recipe, writer, tokenizer, progress)
+            del writer
         trainer = Trainer(recipe, target, progress=progress)
         done = trainer.train()
         trainer.world.leave()

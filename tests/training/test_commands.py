@@ -10,6 +10,7 @@ import yaml
 
 from domino_sglang.hf import DominoDraftModel
 from domino_sglang.training import ablate_command, ablation, data_command, synthesize, train_command, workloads
+from domino_sglang.training.storage import DataError
 
 
 def run(command, *words: str) -> int:
@@ -85,6 +86,27 @@ def test_one_command_makes_a_drafter_and_ablations_compare(recipe_file, tmp_path
     # Restartable: a second run finds every row.
     assert run(ablate_command, recipe_file, "--seeds", "0", "--out", str(out), "--set", "train.steps=2") == 0
     assert len((out / "rows.jsonl").read_text().splitlines()) == 7
+
+
+def test_a_corpus_trains_without_writing_a_word(recipe_file, tmp_path, monkeypatch):
+    assert run(data_command, "synthesize", recipe_file) == 0
+    corpus = tmp_path / "kept.jsonl.xz"
+    assert run(data_command, "pack", recipe_file, "--out", str(corpus)) == 0
+    written = (tmp_path / "work" / "data" / "responses.jsonl").read_text().splitlines()
+
+    monkeypatch.setattr(synthesize, "write_responses", None)
+    changes = ("--set", f"work_dir={tmp_path / 'again'}", "--set", f"data.corpus={corpus}")
+    assert run(train_command, recipe_file, *changes, "--set", "train.distill=0.5") == 0
+    unpacked = (tmp_path / "again" / "data" / "responses.jsonl").read_text().splitlines()
+    kept = ("id", "kind", "temperature", "prompt_ids", "response_ids")
+    assert [[json.loads(a)[k] for k in kept] for a in unpacked] == [[json.loads(b)[k] for k in kept] for b in written]
+    assert all(json.loads(line)["features"] is not None for line in unpacked)
+
+    corpus.write_bytes(corpus.read_bytes()[:-20])
+    for name, complaint in ((str(corpus), "is damaged"), ("nowhere", "no corpus 'nowhere'")):
+        with pytest.raises(DataError, match=complaint):
+            changes = ("--set", f"work_dir={tmp_path / 'third'}", "--set", f"data.corpus={name}")
+            run(train_command, recipe_file, *changes)
 
 
 def test_export_before_training_is_explained(recipe_file, tmp_path):
