@@ -21,7 +21,11 @@ def target_probabilities(logits: torch.Tensor, sampling_info) -> torch.Tensor:
 
 
 def filtered(probs: torch.Tensor, info) -> torch.Tensor:
-    """Apply top-k, top-p and min-p of ``SamplingBatchInfo`` to float32 ``[B, N, V]`` and normalise."""
+    """Apply top-k, top-p and min-p of ``SamplingBatchInfo`` to float32 ``[B, N, V]`` and normalise.
+
+    A request's rows depend on its own parameters alone, to the last bit: its neighbours decide whether the filters run
+    at all, and must not decide what it can say.
+    """
     batch, positions, vocab = probs.shape
     if not (info.need_top_k_sampling or info.need_top_p_sampling or info.need_min_p_sampling):
         return probs
@@ -30,13 +34,11 @@ def filtered(probs: torch.Tensor, info) -> torch.Tensor:
     def per_row(values: torch.Tensor) -> torch.Tensor:
         return values.view(-1).repeat_interleave(positions)
 
+    top_k, top_p, min_p = per_row(info.top_ks), per_row(info.top_ps), per_row(info.min_ps)
     keep = keep_with_kernels if _renorm_kernels() else keep_with_sort
-    return keep(
-        flat,
-        top_k=per_row(info.top_ks),
-        top_p=per_row(info.top_ps),
-        min_p=per_row(info.min_ps) if info.need_min_p_sampling else None,
-    ).view(batch, positions, vocab)
+    kept = keep(flat, top_k=top_k, top_p=top_p, min_p=min_p if info.need_min_p_sampling else None)
+    unfiltered = (top_k >= vocab) & (top_p >= 1) & (min_p <= 0)
+    return torch.where(unfiltered[:, None], flat, kept, out=kept).view(batch, positions, vocab)
 
 
 def keep_with_sort(
@@ -50,7 +52,8 @@ def keep_with_sort(
     sorted_probs, order = probs.sort(-1, descending=True)
     before = sorted_probs.cumsum(-1) - sorted_probs
     rank = torch.arange(probs.shape[-1], device=probs.device)
-    removed = (rank >= top_k[:, None]) | (before > top_p[:, None])
+    # A running sum in float32 may pass 1 before the tail is reached: a top_p of 1 removes nothing all the same.
+    removed = (rank >= top_k[:, None]) | ((before > top_p[:, None]) & (top_p < 1)[:, None])
     if min_p is not None:
         removed |= sorted_probs < sorted_probs[:, :1] * min_p[:, None]
     kept = torch.zeros_like(probs).scatter_(-1, order, sorted_probs.masked_fill_(removed, 0.0))
@@ -63,15 +66,17 @@ def keep_with_kernels(
     """The same with SGLang's renormalisation kernels, in the orders its FlashInfer sampling backend uses.
 
     Without min-p both filters are judged on the unfiltered distribution; with min-p they run one after the other.
+    SGLang decides it for the batch, by whether any request has a min-p; here each request gets what it would get alone.
     Source: ``sglang.srt.layers.sampler.Sampler._sample_from_probs``.
     """
     from sgl_kernel import top_k_renorm_prob, top_p_renorm_prob
 
+    by_top_k = top_k_renorm_prob(probs, top_k)
+    kept = by_top_k.masked_fill(top_p_renorm_prob(probs, top_p) <= 0, 0.0)
     if min_p is not None:
-        probs = top_p_renorm_prob(top_k_renorm_prob(probs, top_k), top_p)
-        kept = probs.masked_fill(probs < probs.amax(-1, keepdim=True) * min_p[:, None], 0.0)
-    else:
-        kept = top_k_renorm_prob(probs, top_k).masked_fill(top_p_renorm_prob(probs, top_p) <= 0, 0.0)
+        chained = top_p_renorm_prob(by_top_k, top_p)
+        chained.masked_fill_(chained < chained.amax(-1, keepdim=True) * min_p[:, None], 0.0)
+        kept = torch.where((min_p > 0)[:, None], chained, kept, out=kept)
     return kept / kept.sum(-1, keepdim=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -76,3 +77,64 @@ def test_masked_tokens_have_no_probability(monkeypatch):
     law = target_probabilities(logits, info(1, top_ps=torch.tensor([0.9]), need_top_p_sampling=True))
     assert law[..., 0].tolist() == [[1.0, 1.0]]
     assert (law[..., 1:] == 0).all()
+
+
+# Many tokens, most of them hopeless: a running sum in float32 passes 1 long before the last.
+WIDE = 20_000
+
+
+def neighbours() -> list[dict]:
+    """Sampling of three requests, of which the first never filters."""
+    return [
+        {},
+        {"top_ks": torch.tensor([1 << 30, 1, 1 << 30]), "need_top_k_sampling": True},
+        {"top_ps": torch.tensor([1.0, 0.5, 0.9]), "need_top_p_sampling": True},
+        {"min_ps": torch.tensor([0.0, 0.2, 0.0]), "need_min_p_sampling": True},
+    ]
+
+
+@pytest.mark.parametrize("kernels", [False, True])
+def test_neighbours_do_not_touch_an_unfiltered_request(monkeypatch, kernels):
+    use_kernels(monkeypatch, kernels)
+    logits = 4 * torch.randn(3, 2, WIDE, generator=torch.Generator().manual_seed(4))
+    laws = [target_probabilities(logits, info(3, **changes))[0] for changes in neighbours()]
+    assert (laws[0] > 0).all()
+    assert all(torch.equal(law, laws[0]) for law in laws)
+
+
+OWN = {
+    "top-k": {"top_ks": 7, "need_top_k_sampling": True},
+    "top-p": {"top_ps": 0.8, "need_top_p_sampling": True},
+    "top-k and top-p": {"top_ks": 12, "top_ps": 0.6, "need_top_k_sampling": True, "need_top_p_sampling": True},
+    "min-p": {"min_ps": 0.1, "need_min_p_sampling": True},
+    "all": {"top_ks": 12, "top_ps": 0.6, "min_ps": 0.1}
+    | dict.fromkeys(("need_top_k_sampling", "need_top_p_sampling", "need_min_p_sampling"), True),
+}
+
+
+@pytest.mark.parametrize("kernels", [False, True])
+@pytest.mark.parametrize("name", OWN)
+def test_neighbours_do_not_touch_a_filtered_request(monkeypatch, name, kernels):
+    use_kernels(monkeypatch, kernels)
+    own = {key: value if isinstance(value, bool) else torch.tensor([value]) for key, value in OWN[name].items()}
+    logits = 2 * torch.randn(2, 2, VOCAB, generator=torch.Generator().manual_seed(5))
+    alone = target_probabilities(logits[:1], info(1, **own))[0]
+    beside = info(2, **dict.fromkeys(("need_top_k_sampling", "need_top_p_sampling", "need_min_p_sampling"), True))
+    for field, other in (("top_ks", 3), ("top_ps", 0.4), ("min_ps", 0.3)):
+        first = own.get(field, getattr(info(1), field))
+        setattr(beside, field, torch.cat([first, first.new_tensor([other])]))
+    assert torch.equal(target_probabilities(logits, beside)[0], alone)
+
+
+def use_kernels(monkeypatch, kernels: bool) -> None:
+    """Take the path of SGLang's renormalisation kernels, with stand-ins where there is no GPU to run them."""
+
+    def top_k_renorm_prob(probs, top_k):
+        return keep_with_sort(probs, top_k=top_k, top_p=torch.ones_like(top_k, dtype=torch.float32), min_p=None)
+
+    def top_p_renorm_prob(probs, top_p):
+        return keep_with_sort(probs, top_k=torch.full_like(top_p, 1 << 30), top_p=top_p, min_p=None)
+
+    stand_in = SimpleNamespace(top_k_renorm_prob=top_k_renorm_prob, top_p_renorm_prob=top_p_renorm_prob)
+    monkeypatch.setitem(sys.modules, "sgl_kernel", stand_in)
+    monkeypatch.setattr("domino_sglang.target_law._renorm_kernels", lambda: kernels)
