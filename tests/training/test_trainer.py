@@ -210,7 +210,7 @@ def test_two_fsdp_processes_equal_one(chats, target, tmp_path):
 
 
 def test_packaged_recipes_parse_and_mistakes_are_named(tmp_path):
-    assert Recipe.load("smollm2-135m").drafter.block_size == 8
+    assert Recipe.load("smollm2-135m").drafter.block_size == 6
     assert all(Recipe.load(file).target for file in RECIPES.glob("*.yaml"))
     assert Recipe.load("smollm2-135m", {"train.learning_rate": "6e-4"}).train.learning_rate == 6e-4
     with pytest.raises(RecipeError, match="no recipe 'nope'"):
