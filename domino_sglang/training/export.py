@@ -12,7 +12,7 @@ import yaml
 
 from domino_sglang.hf import DominoDraftModel
 from domino_sglang.training.dataset import load_split
-from domino_sglang.training.recipe import Recipe
+from domino_sglang.training.recipe import Recipe, TrainRecipe
 from domino_sglang.training.storage import read_jsonl
 from domino_sglang.training.workloads import WORKLOADS
 
@@ -82,7 +82,7 @@ prompts and the evaluation's maths problems are excluded by text.
 ## Training
 {"Teacher forcing" if train.method == "tf" else "Training-time test"}, lambda {train.lambda_start} falling to 0 over \
 {train.lambda_decay_ratio:.0%} of the steps, gamma {train.gamma}, AdamW {train.learning_rate}, \
-{train.batch_sequences} sequences of {train.anchors_per_sequence} anchors a step. \
+{train.batch_sequences} sequences of {train.anchors_per_sequence} anchors a step.{_extras(train)} \
 This checkpoint: step {best.get("step", "?")} of {train.steps}.
 
 | step | loss | final cross entropy | base cross entropy | accuracy |
@@ -115,6 +115,16 @@ with this recipe:
 {yaml.safe_dump(_plain(recipe), sort_keys=False).strip()}
 ```
 """
+
+
+def _extras(train: TrainRecipe) -> str:
+    """What the run did besides the paper's recipe."""
+    said = []
+    if train.first_proposal_ratio:
+        said.append(f"the first {train.first_proposal_ratio:.0%} of the steps trained proposal 1 alone")
+    if train.distill:
+        said.append(f"{train.distill:.0%} of each label was the target's own next-token distribution")
+    return f" Beside the paper's recipe, {' and '.join(said)}." if said else ""
 
 
 def _log_until(file: Path, last: int | None) -> list[dict[str, Any]]:
