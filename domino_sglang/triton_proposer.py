@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 
 from domino_kernels import DominoRollout
@@ -9,6 +11,8 @@ from domino_kernels import VocabShard as KernelShard
 from domino_sglang.config import DominoConfig
 from domino_sglang.head import Draft, DraftSampling, HeadWeights
 from domino_sglang.proposer import DraftedBlock, TargetHead, proposal_rows
+
+logger = logging.getLogger(__name__)
 
 
 class TritonProposer:
@@ -35,6 +39,7 @@ class TritonProposer:
             pure_draft_prefix_len=min(config.pure_draft_prefix_len, proposals),
             shard=None if shard.all_gather is None else KernelShard(shard.start, shard.all_gather),
         )
+        logger.info("DOMINO's head kernels by batch size: %s.", self.rollout.choice)
         self.base_logits = torch.empty(max_batch, proposals, target.columns, dtype=dtype, device=device)
         self.temperature = torch.zeros(max_batch, dtype=torch.float32, device=device)
         self.seed = torch.zeros(max_batch, dtype=torch.int64, device=device)

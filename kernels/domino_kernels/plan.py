@@ -12,7 +12,10 @@ from typing import Literal
 Variant = Literal["fused", "persistent"]
 
 AUTO_VARIANT: tuple[tuple[int, Variant], ...] = ((1 << 30, "fused"),)
-"""(largest batch, variant), first match wins. The persistent kernel stays opt-in until a GPU has timed it."""
+"""(largest batch, variant), first match wins; ``benchmarks/kernels/rollout.py`` prints this line as measured.
+
+The persistent kernel stays opt-in until a GPU has timed it.
+"""
 
 LARGEST_SUM_BATCH = 2
 """Up to this batch a multiply-sum replaces the tensor cores, whose smallest tile has 16 rows."""
@@ -98,7 +101,8 @@ def next_power_of_2(n: int) -> int:
 
 
 def auto_variant(batch: int) -> Variant:
-    return next(variant for largest, variant in AUTO_VARIANT if batch <= largest)
+    """What :data:`AUTO_VARIANT` says of the bucket: one for all its batches, as buffers are sized by bucket."""
+    return next(variant for largest, variant in AUTO_VARIANT if bucket(batch) <= largest)
 
 
 def make_plan(batch: int, shape: Shape, device: Device, variant: Variant | None = None) -> LaunchPlan:
@@ -128,7 +132,8 @@ def make_plan(batch: int, shape: Shape, device: Device, variant: Variant | None 
             # All phases share one register budget: smaller tiles, or the compiler spills (sm_100 most of all).
             scan = replace(scan, rows=min(32, scan.rows), num_warps=8)
             gru = replace(gru, depth=min(64, gru.depth))
-        # Registers allow one such program per multiprocessor with the tensor cores, three without.
+        # All programs must be resident, whatever the compiler makes of them: a thread has at most 255 registers, and
+        # eight warps of such threads fill a multiprocessor's 65536. One program of 8 warps, or two of 4.
         per_sm = 1 if use_dot else 2
         gru, project = (replace(tile, num_warps=scan.num_warps) for tile in (gru, project))
     tiles = -(-shape.vocab // scan.rows)

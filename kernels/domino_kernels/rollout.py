@@ -140,7 +140,7 @@ class DominoRollout:
         gate_table: torch.dtype | None = None,
         plan: LaunchPlan | None = None,
     ):
-        self.shape = _check_weights(weights, embedding, num_proposals)
+        self.shape = _check_weights(weights, embedding, num_proposals, shard.start if shard is not None else 0)
         _check_choice("max_batch", max_batch, max_batch >= 1, "at least 1")
         _check_choice(
             "pure_draft_prefix_len",
@@ -205,6 +205,17 @@ class DominoRollout:
             return self._plan_override
         variant = self.variant or ("fused" if self._separate_lookup else auto_variant(batch))
         return make_plan(batch, self.shape, self._limits, variant)
+
+    @property
+    def choice(self) -> str:
+        """Which variant runs for which batches, for a log: ``"persistent to B=4, fused to B=64"``."""
+        runs: list[tuple[Variant, int]] = []
+        for size in self._buckets():
+            variant = self.plan(size).variant
+            if runs and runs[-1][0] == variant:
+                runs.pop()
+            runs.append((variant, min(size, self.max_batch)))
+        return ", ".join(f"{variant} to B={largest}" for variant, largest in runs)
 
     def _allocate(self) -> None:
         batch, s, r, g = self.max_batch, self.shape.num_proposals, self.shape.rank, self.shape.num_units
@@ -438,7 +449,7 @@ def input_gate_table(embedding: torch.Tensor, w_ih: torch.Tensor, dtype: torch.d
     return table
 
 
-def _check_weights(weights: Weights, embedding: torch.Tensor | Embedder, num_proposals: int) -> Shape:
+def _check_weights(weights: Weights, embedding: torch.Tensor | Embedder, num_proposals: int, vocab_start: int) -> Shape:
     w2 = weights.w2
     dtype, device = w2.dtype, w2.device
     vocab, rank = w2.shape
@@ -465,7 +476,9 @@ def _check_weights(weights: Weights, embedding: torch.Tensor | Embedder, num_pro
         if bias is not None:
             _check_tensor(name, bias, (gates,), _DTYPES, device)
     if isinstance(embedding, torch.Tensor):
-        _check_tensor("embedding", embedding, (embedding.shape[0], hidden), _DTYPES, device)
+        # More rows than tokens are padding; with fewer, a drafted token would be read from beyond the table.
+        rows = max(embedding.shape[0], vocab_start + vocab)
+        _check_tensor("embedding", embedding, (rows, hidden), _DTYPES, device)
         if embedding.stride(1) != 1:
             raise ValueError("embedding is not contiguous in its last dimension; call .contiguous()")
     return Shape(hidden, vocab, units, rank, num_proposals, w2.element_size())

@@ -7,7 +7,8 @@ import os
 import pytest
 import torch
 
-from domino_kernels.resources import DEVICES, HeadShape, compile_launch, record_launches
+from domino_kernels.plan import Shape, make_plan
+from domino_kernels.resources import DEVICES, HeadShape, KernelResources, compile_launch, record_launches
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter compiles nothing; unset TRITON_INTERPRET"
@@ -42,7 +43,14 @@ CASES = [
     (90, dict(batch=3, variant="fused", shape=ODD)),
     (90, dict(batch=1, variant="persistent", shape=ONES, sampled=True)),
     (90, dict(batch=1, variant="fused", shape=ONES)),
+    # A rank that no single tile holds, and the widest tiles on the smallest shared memory.
+    (90, dict(batch=16, variant="fused", shape=HeadShape(rank=300))),
+    (120, dict(batch=1, variant="persistent", shape=HeadShape(dtype=torch.float32), sampled=True)),
+    (120, dict(batch=4, variant="persistent", shape=HeadShape(dtype=torch.float32), sampled=True)),
 ]
+
+RESERVED_SHARED = 1024
+"""Bytes of shared memory that CUDA keeps for itself, per program; the multiprocessor has one such share more."""
 
 
 @pytest.mark.parametrize(("arch", "options"), CASES, ids=lambda value: str(value) if isinstance(value, int) else None)
@@ -59,6 +67,17 @@ def test_compiles_without_spills(arch, options):
         assert found.spilled == 0, found
         assert found.registers * found.num_warps * 32 <= 65536, found
         assert found.shared <= DEVICES[arch].shared_memory, found
+        if found.kernel == "persistent":
+            assert_all_resident(found, arch, batch, options.get("shape", QWEN3_8B))
+
+
+def assert_all_resident(found: KernelResources, arch: int, batch: int, shape: HeadShape) -> None:
+    """A grid-wide barrier never opens for a program that waits for a place."""
+    sizes = Shape(shape.hidden, shape.vocab, shape.num_units, shape.rank, shape.num_proposals, shape.dtype.itemsize)
+    per_sm = make_plan(batch, sizes, DEVICES[arch], "persistent").num_programs / DEVICES[arch].num_sms
+    # For any register count, so that another compiler version changes nothing.
+    assert per_sm * found.num_warps * 32 * 256 <= 65536, found
+    assert per_sm * (found.shared + RESERVED_SHARED) <= DEVICES[arch].shared_memory + RESERVED_SHARED, found
 
 
 def test_a_call_launches_these_kernels():

@@ -35,6 +35,8 @@ def test_bad_weights(device):
         case.with_(weights=replace(weights, w1=weights.w1[:, :-1].contiguous())).built()
     with pytest.raises(ValueError, match="one of b_ih and b_hh is None"):
         case.with_(weights=replace(weights, b_ih=None)).built()
+    with pytest.raises(ValueError, match=r"embedding has shape \[300, 20\], expected \[301, 20\]"):
+        case.built(embedding=case.embedding[:-1])
     with pytest.raises(ValueError, match=r"w_hh is torch\.float64, expected torch\.float32"):
         case.with_(weights=replace(weights, w_hh=weights.w_hh.double())).built()
 

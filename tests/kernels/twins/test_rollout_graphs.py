@@ -39,7 +39,8 @@ def test_replay_with_changing_inputs(variant, batch, sampled):
             for mine, new in zip(vars(case.sampling).values(), vars(fresh.sampling).values(), strict=True):
                 mine.copy_(new)
         got.tokens.fill_(-1)
-        got.log_q.fill_(float("nan"))
+        for output in (got.log_q, got.logsumexp, got.correction):
+            output.fill_(float("nan"))
         graph.replay()
         torch.cuda.synchronize()
         check(case, got)

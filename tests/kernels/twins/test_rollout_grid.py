@@ -8,6 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rollout_cases import check, make_case
 
+from domino_kernels import plan
+
 VARIANTS = ("fused", "persistent")
 
 
@@ -103,6 +105,18 @@ def test_smaller_batches_share_one_rollout(device):
     for batch in (9, 1, 4, 2):
         part = whole.with_(z=whole.z[:batch], base=whole.base[:batch], bonus=whole.bonus[:batch])
         check(part, rollout(part.z, part.base, part.bonus))
+
+
+def test_the_variant_follows_the_batch_size(device, monkeypatch):
+    # A bound inside a bucket holds for none of it: 5 to 8 requests share their plan and buffers.
+    monkeypatch.setattr(plan, "AUTO_VARIANT", ((2, "persistent"), (6, "fused"), (1 << 30, "persistent")))
+    whole = make_case(batch=9, proposals=2, device=device)
+    rollout = whole.built()
+    assert rollout.choice == "persistent to B=2, fused to B=4, persistent to B=9"
+    for batch in (1, 3, 5, 9):
+        part = whole.with_(z=whole.z[:batch], base=whole.base[:batch], bonus=whole.bonus[:batch])
+        check(part, rollout(part.z, part.base, part.bonus))
+    assert whole.built(embedding=lambda tokens: whole.embedding[tokens]).choice == "fused to B=9"
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
