@@ -115,6 +115,12 @@ class TokenLedger:
             parameter("repetition_penalty"),
         )
 
+    def counts_of(self, req: Any, bonus_token: torch.Tensor) -> torch.Tensor:
+        """One decoding request's counts, int32 ``[V]``; ``bonus_token`` (int64 scalar) is its newest token."""
+        if req.rid not in self.slots:
+            self._enter(req, bonus_token)
+        return self.counts[self.slots[req.rid]]
+
     def commit(self, reqs: list[Any], tokens: torch.Tensor, lengths: torch.Tensor) -> None:
         """Count the first ``lengths[b]`` of ``tokens[b]``: int64 ``[B, N]`` and ``[B]``."""
         rows = [(i, self.slots[req.rid]) for i, req in enumerate(reqs) if req.rid in self.slots]
@@ -158,14 +164,14 @@ def forbid_early_stop(logits: torch.Tensor, reqs: list[Any], seq_lens: torch.Ten
         # The host's length lags behind the device's, never the other way: a request past it needs no look.
         if minimum <= 0 or len(req.output_ids) >= minimum:
             continue
-        stop = torch.tensor(sorted(_stop_token_ids(req)), dtype=torch.int64, device=logits.device)
+        stop = torch.tensor(sorted(stop_token_ids(req)), dtype=torch.int64, device=logits.device)
         produced = seq_lens[i] + 1 - len(req.origin_input_ids)
         early = produced + torch.arange(logits.shape[1], device=logits.device) < minimum
         logits[i, :, stop] = logits[i, :, stop].masked_fill(early[:, None], -torch.inf)
 
 
-def _stop_token_ids(req: Any) -> set[int]:
-    # As sglang.srt.sampling.penaltylib.BatchedMinNewTokensPenalizer collects them.
+def stop_token_ids(req: Any) -> set[int]:
+    """Tokens that would end a request, as SGLang's ``BatchedMinNewTokensPenalizer`` collects them."""
     ids = set(req.sampling_params.stop_token_ids or ()) | set(req.eos_token_ids or ())
     if req.tokenizer is not None:
         ids |= set(req.tokenizer.additional_stop_token_ids or ()) | {req.tokenizer.eos_token_id}

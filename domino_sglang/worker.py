@@ -17,6 +17,7 @@ from domino_sglang.head import HeadWeights
 from domino_sglang.metrics import count_positions
 from domino_sglang.penalties import TokenLedger, forbid_early_stop
 from domino_sglang.proposer import Proposer, TargetHead, TorchProposer
+from domino_sglang.resumed import count_of, has_past, penalise_resumed
 from domino_sglang.seeds import SeedSource
 from domino_sglang.step_timer import time_steps
 from domino_sglang.target_head import target_head
@@ -84,15 +85,34 @@ class DominoWorker(DFlashWorkerV2):
         return self._decode(batch, *args, **kwargs)
 
     def _prefill(self, batch, *args, **kwargs):
+        # The last requests of a mixed batch are already decoding, and decode one token here.
+        decoding = len(batch.decoding_reqs) if batch.forward_mode.is_mixed() else 0
+        first = len(batch.reqs) - decoding
+        self.ledger.forget({req.rid for req in batch.reqs[:first]})
+        info, reqs = batch.sampling_info, batch.reqs
+        batch.sampling_info = penalise_resumed(info, reqs, batch.seq_lens, self._past(batch, first))
         self.first_token.stage(batch)
-        result = super().forward_batch_generation(batch, *args, **kwargs)
-        if batch.forward_mode.is_mixed():
-            # Requests that were already decoding have decoded one token here.
-            tokens = result.next_token_ids[: len(batch.reqs), None]
-            self.ledger.commit(batch.reqs, tokens, torch.ones_like(tokens[:, 0]))
-        else:
-            self.ledger.forget({req.rid for req in batch.reqs})
+        try:
+            result = super().forward_batch_generation(batch, *args, **kwargs)
+        finally:
+            batch.sampling_info = info
+        if decoding:
+            tokens = result.next_token_ids[first : len(reqs), None]
+            self.ledger.commit(reqs[first:], tokens, torch.ones_like(tokens[:, 0]))
         return result
+
+    def _past(self, batch, first_decoding: int) -> dict[int, torch.Tensor]:
+        """Counts of the tokens produced so far, by row, of a prefill's requests that this bears on."""
+        past = {}
+        for row, req in enumerate(batch.reqs):
+            if not has_past(req):
+                continue
+            if row >= first_decoding:
+                past[row] = self.ledger.counts_of(req, batch.input_ids[row - len(batch.reqs)])
+            elif req.output_ids:
+                # Retracted: the host has the whole record, for what was in flight is dropped with the KV cache.
+                past[row] = count_of(req.output_ids, self.ledger.vocab_size, self.device)
+        return past
 
     def _decode(self, batch, *args, **kwargs):
         # Upstream would apply the batch's penalties and bias to every position alike; _accept_block does it instead.

@@ -69,7 +69,7 @@ def generate(argv: list[str], prompts: list[list[int]], max_new_tokens: int, out
     import torch
 
     torch.set_num_threads(1)
-    scheduler = _scheduler(_server_args([*FLAGS, *argv]))
+    scheduler = make_scheduler(_server_args([*FLAGS, *argv]))
     worker = scheduler.draft_worker
     blocks: list[dict[str, Any]] = []
     propose = worker.proposer
@@ -90,13 +90,21 @@ def generate(argv: list[str], prompts: list[list[int]], max_new_tokens: int, out
     worker.draft_model.propose = watch
     results = []
     for number, prompt in enumerate(prompts):
-        request = _enqueue(scheduler, f"request-{number}", prompt, max_new_tokens)
+        sampling = {"temperature": 0, "max_new_tokens": max_new_tokens, "ignore_eos": True}
+        request = enqueue(scheduler, f"request-{number}", prompt, sampling)
         while not request.finished():
             _step(scheduler)
         results.append({"prompt": prompt, "output": list(request.output_ids), "blocks": blocks[:]})
         blocks.clear()
     torch.save(results, out)
     return {"blocks": sum(len(result["blocks"]) for result in results)}
+
+
+def together(argv: list[str], requests: list[Any], retract_every: int | None = None) -> dict[str, Any]:
+    """:func:`tests.support.scheduler_run.together` on a scheduler with these arguments."""
+    from tests.support.scheduler_run import together
+
+    return together(_server_args([*FLAGS, *argv]), requests, retract_every)
 
 
 def _server_args(argv: list[str]):
@@ -109,7 +117,8 @@ def _server_args(argv: list[str]):
     return args
 
 
-def _scheduler(args):
+def make_scheduler(args):
+    """A scheduler for resolved arguments, in this process; one a process."""
     from sglang.srt.managers.scheduler import Scheduler, SpawnRanks, publish
     from sglang.srt.server_args import PortArgs
 
@@ -117,13 +126,14 @@ def _scheduler(args):
     return Scheduler(args, PortArgs.init_new(args))
 
 
-def _enqueue(scheduler, rid: str, prompt: list[int], max_new_tokens: int):
+def enqueue(scheduler, rid: str, prompt: list[int], sampling: dict[str, Any]):
+    """Hand a scheduler one request with these ``SamplingParams``; returns its ``Req``."""
     from array import array
 
     from sglang.srt.managers.io_struct import TokenizedGenerateReqInput
     from sglang.srt.sampling.sampling_params import SamplingParams
 
-    params = SamplingParams(temperature=0, max_new_tokens=max_new_tokens, ignore_eos=True)
+    params = SamplingParams(**sampling)
     params.normalize(None)
     scheduler.handle_generate_request(
         TokenizedGenerateReqInput(
@@ -164,7 +174,7 @@ SETTLED = (
     "disable_overlap_schedule",
     "attention_backend",
 )
-TASKS = {"resolve": resolve, "generate": generate}
+TASKS = {"resolve": resolve, "generate": generate, "together": together}
 
 
 def _answer(task: str, arguments: dict[str, Any], reply: Any) -> None:

@@ -36,6 +36,7 @@ NEVER_REACH_SGLANG = (
     "training",
     "proposer",
     "penalties",
+    "resumed",
     "seeds",
     "cli",
     "inspect_checkpoint",

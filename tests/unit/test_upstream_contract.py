@@ -240,8 +240,22 @@ def test_sampling_information_fields():
         "logit_bias",
         "sampling_seed",
         "device",
+        "vocab_size",
     }
     assert needed <= fields
+
+
+def test_a_forward_sees_penalties_accumulated_and_decoding_requests_last():
+    from sglang.srt.managers.schedule_batch import ScheduleBatch
+    from sglang.srt.managers.scheduler import Scheduler
+    from sglang.srt.sampling.sampling_batch_info import SamplingBatchInfo
+
+    # Both schedulers hand the worker such a copy, and the penalties of a resumed request are written over its rows.
+    assert "copy_for_forward()" in inspect.getsource(Scheduler._forward_isolation)
+    assert "penalizer_orchestrator=None" in inspect.getsource(SamplingBatchInfo.copy_for_forward)
+    assert "self.merge_batch(running_batch)" in inspect.getsource(ScheduleBatch.mix_with_running)
+    fields = {field.name for field in dataclasses.fields(ScheduleBatch)}
+    assert {"decoding_reqs", "seq_lens", "input_ids", "sampling_info", "reqs"} <= fields
 
 
 def test_the_sampler_draws_where_the_seed_is_put_in():

@@ -1,0 +1,71 @@
+"""Requests run together through a real scheduler and its own event loop, in one process: batches under control.
+
+A task of the fork server. What is asked of the scheduler's loop is that it ends when the last request has.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+# What a request may say besides its prompt and its sampling parameters.
+ARRIVES = "arrives"
+
+
+def together(
+    args: Any, requests: list[tuple[list[int], dict[str, Any]]], retract_every: int | None = None
+) -> dict[str, Any]:
+    """Serve the requests and say what became of them.
+
+    Args:
+        args: resolved server arguments; ``disable_overlap_schedule`` picks the loop.
+        requests: prompts with sampling parameters; ``"arrives"`` among these names the iteration of the loop a request
+            comes in at (0 if absent).
+        retract_every: retract a request at every so many forward passes, as SGLang does under ``SGLANG_TEST_RETRACT``.
+
+    Returns:
+        ``outputs``: token ids of each request; ``retractions``: of each request; ``modes``: forward modes seen.
+    """
+    import torch
+    from sglang.srt.managers import scheduler as module
+
+    from tests.support.fork_server import make_scheduler
+
+    torch.set_num_threads(1)
+    module.TEST_RETRACT, module.TEST_RETRACT_INTERVAL = retract_every is not None, retract_every or 1
+    scheduler = make_scheduler(args)
+    loop = Loop(scheduler, requests)
+    scheduler.ingest_requests = loop.ingest
+    run_batch = scheduler.run_batch
+
+    def watch(batch, *rest, **named):
+        loop.modes.add(batch.forward_mode.name)
+        return run_batch(batch, *rest, **named)
+
+    scheduler.run_batch = watch
+    scheduler.run_event_loop()
+    return {
+        "outputs": [list(req.output_ids) for req in loop.entered],
+        "retractions": [req.retraction_count for req in loop.entered],
+        "modes": sorted(loop.modes),
+    }
+
+
+class Loop:
+    """Feeds the scheduler, and ends its loop."""
+
+    def __init__(self, scheduler: Any, requests: list[tuple[list[int], dict[str, Any]]]):
+        self.scheduler = scheduler
+        self.waiting = list(enumerate(requests))
+        self.entered: list[Any] = []
+        self.modes: set[str] = set()
+        self.iteration = 0
+
+    def ingest(self) -> None:
+        from tests.support.fork_server import enqueue
+
+        while self.waiting and self.waiting[0][1][1].get(ARRIVES, 0) <= self.iteration:
+            number, (prompt, sampling) = self.waiting.pop(0)
+            sampling = {key: value for key, value in sampling.items() if key != ARRIVES}
+            self.entered.append(enqueue(self.scheduler, f"request-{number}", prompt, sampling))
+        self.iteration += 1
+        self.scheduler.gracefully_exit = not self.waiting and all(req.finished() for req in self.entered)
