@@ -23,6 +23,9 @@ LARGEST_SUM_BATCH = 2
 LARGEST_BLOCK_B = 64
 """Requests that share one read of a W2 tile; beyond it the accumulators would spill."""
 
+LARGEST_WHOLE_RANK = 256
+"""Up to this R a tile of W2 holds whole rows, and the correction stays in registers for all tiles."""
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -148,8 +151,10 @@ def make_plan(batch: int, shape: Shape, device: Device, variant: Variant | None 
 
 def _scan_tile(shape: Shape, use_dot: bool, block_b: int, stages: int, device: Device) -> Tile:
     """Keeps one tile of W2 at 16 to 32 KB, and the pipeline's tiles inside the shared memory."""
-    depth = min(max(16, next_power_of_2(shape.rank)), 256)
-    rows = (64 if use_dot else 32) * 256 // depth
+    whole = shape.rank <= LARGEST_WHOLE_RANK
+    # A longer row is read in short pieces, or its addresses alone fill the registers.
+    depth = max(16, next_power_of_2(shape.rank)) if whole else 64
+    rows = (64 if use_dot else 32) * (LARGEST_WHOLE_RANK // depth if whole else 1)
     rows = max(16, min(128, rows * 2 // shape.element_size))
     while rows > 16 and stages * rows * depth * shape.element_size + block_b * depth * 4 > device.shared_memory:
         rows //= 2

@@ -44,7 +44,9 @@ CASES = [
     (90, dict(batch=1, variant="persistent", shape=ONES, sampled=True)),
     (90, dict(batch=1, variant="fused", shape=ONES)),
     # A rank that no single tile holds, and the widest tiles on the smallest shared memory.
-    (90, dict(batch=16, variant="fused", shape=HeadShape(rank=300))),
+    (90, dict(batch=64, variant="fused", shape=HeadShape(rank=300), sampled=True)),
+    (90, dict(batch=16, variant="persistent", shape=HeadShape(rank=300), sampled=True)),
+    (120, dict(batch=64, variant="fused", shape=HeadShape(rank=512), sampled=True)),
     (120, dict(batch=1, variant="persistent", shape=HeadShape(dtype=torch.float32), sampled=True)),
     (120, dict(batch=4, variant="persistent", shape=HeadShape(dtype=torch.float32), sampled=True)),
 ]

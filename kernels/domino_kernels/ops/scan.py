@@ -106,7 +106,7 @@ def scan_tiles(
                 )
                 correction = contract(w, c, correction, USE_DOT, UPCAST)
             else:
-                for start in range(0, rank, BLOCK_R):
+                for start in tl.range(0, rank, BLOCK_R, num_stages=NUM_STAGES):
                     k = start + r
                     w = tl.load(
                         w_rows + k[None, :],
