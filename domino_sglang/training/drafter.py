@@ -13,6 +13,7 @@ from domino_sglang.training.recipe import DrafterRecipe, RecipeError
 
 # A fresh backbone points nowhere: with the target's full scale its logits would be wrong and certain.
 INITIAL_NORM_SHARE = 0.3
+PACKAGED = "packaged"
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,32 @@ def new_drafter(recipe: DrafterRecipe, target: PreTrainedModel, seed: int) -> Do
             drafter.norm.weight.copy_(final_norm * INITIAL_NORM_SHARE)
         if recipe.init_from_target:
             _copy_last_layers(drafter, target)
+    return drafter
+
+
+def load_weights(drafter: DominoDraftModel, source: str) -> DominoDraftModel:
+    """Give ``drafter`` the weights of a trained one, in place.
+
+    Args:
+        source: a checkpoint folder, or ``packaged``.
+
+    Raises:
+        RecipeError: the shapes differ.
+        CheckpointError: the folder is not a complete Domino drafter.
+    """
+    if source == PACKAGED:
+        from domino_sglang.demo import packaged_drafter
+
+        source = str(packaged_drafter())
+    trained = DominoDraftModel.from_pretrained(source, dtype=torch.float32).state_dict()
+    for name, tensor in drafter.state_dict().items():
+        if name not in trained or trained[name].shape != tensor.shape:
+            found = tuple(trained[name].shape) if name in trained else "none"
+            raise RecipeError(
+                f"drafter.start_from: {source} has {name} of shape {found}, expected {tuple(tensor.shape)}; give the "
+                "recipe the sizes of that drafter"
+            )
+    drafter.load_state_dict(trained)
     return drafter
 
 

@@ -59,6 +59,8 @@ class DrafterRecipe:
         target_layer_ids: the K capture layers.
         mask_token_id: an id of the target's vocabulary that ordinary text never holds.
         pure_draft_prefix_len: proposals without the head; ``block_size - 1`` makes a plain DFlash drafter.
+        start_from: a trained drafter of the same shape to go on from, with a fresh optimiser and schedule: a folder, or
+            ``packaged`` for the one in this package.
         init_from_target: start the layers and the final norm from the target's last layers instead of noise.
     """
 
@@ -75,6 +77,7 @@ class DrafterRecipe:
     pure_draft_prefix_len: int = 0
     shift_label: bool = True
     init_from_target: bool = False
+    start_from: str | None = None
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from domino_sglang.training.dataset import (
     load_split,
     similar_lengths,
 )
-from domino_sglang.training.drafter import TargetEnds, new_drafter
+from domino_sglang.training.drafter import TargetEnds, load_weights, new_drafter
 from domino_sglang.training.loss import BlockLoss
 from domino_sglang.training.parallel import World, gather_state, scatter_state
 from domino_sglang.training.recipe import Recipe
@@ -88,6 +88,11 @@ class Trainer:
         if self.settings.frequent_vocab:
             self.frequent = frequent_tokens(self.training, self.settings.frequent_vocab)
         self.drafter = new_drafter(recipe.drafter, target, self.settings.seed).to(self.world.device).train()
+        resuming = (self.run_dir / STATE).is_file()
+        if not resuming:
+            self.scale = measure_scale(self.training, self._context_features).to(self.world.device)
+            if recipe.drafter.start_from:
+                fold_scale(load_weights(self.drafter, recipe.drafter.start_from), 1 / self.scale)
         self.step_module = self.world.wrap(TrainingStep(self.drafter, self.ends, self.settings))
         self.optimizer = torch.optim.AdamW(
             self.step_module.parameters(),
@@ -96,8 +101,8 @@ class Trainer:
             weight_decay=self.settings.weight_decay,
         )
         self.step = 0
-        if not self._resume():
-            self.scale = measure_scale(self.training, self._context_features).to(self.world.device)
+        if resuming:
+            self._resume()
         if self.world.leads:
             logger.info(
                 "%d sequences, %d response tokens; %d held-out; drafter of %.1fM parameters; step %d of %d",
@@ -248,16 +253,13 @@ class Trainer:
             os.replace(part, self.run_dir / STATE)
         self.world.wait()
 
-    def _resume(self) -> bool:
-        """Take up the state on disk, if there is one."""
+    def _resume(self) -> None:
+        """Take up the state on disk."""
         file = self.run_dir / STATE
-        if not file.is_file():
-            return False
         state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
         scatter_state(self.world, self.step_module, self.optimizer, state["model"], state["optimizer"])
         self.step, self.scale = int(state["step"]), state["scale"].to(self.world.device)
         logger.info("resuming %s after step %d", file, self.step)
-        return True
 
 
 def _mixed(seed: int, step: int, place: int) -> int:

@@ -135,6 +135,19 @@ def test_options_train(recipe, target, tmp_path, change):
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
 
 
+def test_a_trained_drafter_is_gone_on_from(chats, target, tmp_path):
+    first = Trainer(chats, target, tmp_path / "first", progress=False)
+    first.train()
+    checkpoint = tmp_path / "first" / "checkpoint"
+    further = dataclasses.replace(chats, drafter=dataclasses.replace(chats.drafter, start_from=str(checkpoint)))
+    second = Trainer(further, target, tmp_path / "second", progress=False)
+    assert second.step == 0
+    assert second.evaluate() == first.evaluate()
+    wider = dataclasses.replace(further, drafter=dataclasses.replace(further.drafter, emb_dim=5))
+    with pytest.raises(RecipeError, match="embed_proj"):
+        Trainer(wider, target, tmp_path / "third", progress=False)
+
+
 def test_plain_dflash_is_a_drafter_that_is_all_prefix(chats, target, tmp_path):
     chats = dataclasses.replace(chats, drafter=dataclasses.replace(chats.drafter, pure_draft_prefix_len=3))
     trainer = Trainer(chats, target, tmp_path / "x", progress=False)
