@@ -2,9 +2,11 @@
 
     python benchmarks/kernels/rollout.py [--sglang-wheel sglang-0.5.23-*.whl] [--shapes qwen3-8b] [--batches 1 16]
 
-Everything is replayed from CUDA graphs; medians are printed and written, with a plot, into
+Everything is replayed from CUDA graphs, each time with an overwritten L2 (the median of back-to-back replays stands
+beside it as "warm"); medians are printed and written, with a plot, into
 ``benchmarks/results/<date>-<hardware>-kernels/``. SGLang's function contains the LM head, so the LM head is timed
-alone as well and both ratios are given. Without a GPU it prints the floors and the compiled kernels' resources.
+alone as well and both ratios are given. At the end: the fastest variant of each batch size, as the line that ships
+it. Without a GPU it prints the floors and the compiled kernels' resources.
 """
 
 from __future__ import annotations
@@ -24,8 +26,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
 
 import torch  # noqa: E402
 import triton  # noqa: E402
+from rollout_choice import print_choice  # noqa: E402
 from rollout_report import append_row, print_floors, print_ratios, print_resources, print_row, write_plot  # noqa: E402
 from rollout_shapes import BATCHES, SHAPES, ModelShape  # noqa: E402
+from rollout_targets import print_targets  # noqa: E402
 
 
 def main() -> int:
@@ -33,6 +37,7 @@ def main() -> int:
     if not torch.cuda.is_available():
         print("no CUDA GPU on this machine: nothing is timed; latencies and ratios are owed.")
         print_floors()
+        print_targets([])
         print_resources(options.archs)
         return 0
     from rollout_arms import load_upstream
@@ -52,8 +57,9 @@ def main() -> int:
         "torch": torch.__version__,
         "triton": triton.__version__,
         "python": platform.python_version(),
-        "upstream": upstream.__file__ if upstream else None,
-        "command": " ".join(sys.argv),
+        # Not where it lies: results are published.
+        "upstream_sha256": upstream.sha256 if upstream else None,
+        "command": " ".join(["python benchmarks/kernels/rollout.py", *sys.argv[1:]]),
     }
     print(json.dumps(about, indent=1), flush=True)
     append_row(folder / "results.jsonl", about)
@@ -61,6 +67,8 @@ def main() -> int:
     for name in options.shapes:
         rows += time_shape(SHAPES[name], options, upstream, bandwidth, folder / "results.jsonl")
         torch.cuda.empty_cache()
+    print_targets(rows)
+    print_choice(rows)
     write_plot(rows, folder / "latency.png", f"{hardware}: Domino rollout, CUDA-graph replay, medians")
     print(f"written: {folder}")
     return 1 if any("error" in row for row in rows) else 0

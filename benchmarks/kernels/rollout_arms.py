@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.machinery
 import sys
 import zipfile
@@ -38,11 +39,19 @@ class Inputs:
     hidden: torch.Tensor
     base: torch.Tensor
     bonus: torch.Tensor
-    sampling: DraftSampling
 
     @property
     def z(self) -> torch.Tensor:
         return self.hidden[:, :-1]
+
+    def at(self, temperature: float) -> DraftSampling:
+        """Every request at one temperature, with a seed of its own."""
+        batch, device = self.bonus.shape[0], self.bonus.device
+        return DraftSampling(
+            torch.full((batch,), temperature, device=device),
+            torch.arange(batch, device=device),
+            torch.full((batch,), 100, dtype=torch.int64, device=device),
+        )
 
 
 @dataclass
@@ -53,8 +62,8 @@ class Arm:
         call: drafts and returns tokens ``[B, S]``; safe to capture.
         includes_lm_head: it computes the base logits too (SGLang's function always does).
         exact: scores the whole vocabulary.
+        greedy: its tokens are the oracle's.
         extra_bytes: device memory it holds beyond weights and inputs.
-        close: frees what the next arm needs.
     """
 
     name: str
@@ -88,20 +97,17 @@ def make_inputs(model: Model, batch: int, seed: int = 1) -> Inputs:
     torch.manual_seed(seed)
     hidden = torch.randn(batch, shape.num_proposals + 1, shape.hidden, dtype=torch.bfloat16, device=device)
     base = F.linear(hidden[:, :-1], model.lm_head)
-    sampling = DraftSampling(
-        torch.full((batch,), 0.8, device=device),
-        torch.arange(batch, device=device),
-        torch.full((batch,), 100, dtype=torch.int64, device=device),
-    )
-    return Inputs(hidden, base, torch.randint(shape.vocab, (batch,), device=device), sampling)
+    return Inputs(hidden, base, torch.randint(shape.vocab, (batch,), device=device))
 
 
 def our_arms(model: Model, inputs: Inputs, *, gate_table: bool) -> dict[str, Callable[[], Arm]]:
     """Builders, so that an arm's memory is held only while it is timed."""
     batch = inputs.bonus.shape[0]
 
-    def ours(name: str, *, sampled: bool = False, with_lm_head: bool = False, **options) -> Callable[[], Arm]:
+    def ours(name: str, *, temperature: float | None = 0.0, with_lm_head: bool = False, **options) -> Callable[[], Arm]:
+        # Served kernels read each request's temperature, 0 for greedy ones; None builds kernels that cannot sample.
         def build() -> Arm:
+            sampling = None if temperature is None else inputs.at(temperature)
             draft = DominoRollout(
                 model.head.weights(),
                 embedding=model.embedding.weight,
@@ -113,21 +119,22 @@ def our_arms(model: Model, inputs: Inputs, *, gate_table: bool) -> dict[str, Cal
 
             def call() -> torch.Tensor:
                 base = F.linear(inputs.z, model.lm_head) if with_lm_head else inputs.base
-                return draft(inputs.z, base, inputs.bonus, inputs.sampling if sampled else None).tokens
+                return draft(inputs.z, base, inputs.bonus, sampling).tokens
 
-            return Arm(name, call, with_lm_head, greedy=not sampled, extra_bytes=draft.extra_bytes)
+            return Arm(name, call, with_lm_head, greedy=not temperature, extra_bytes=draft.extra_bytes)
 
         return build
 
     arms = {
         "fused": ours("fused", variant="fused"),
-        "fused sampled": ours("fused sampled", variant="fused", sampled=True),
+        "fused sampled": ours("fused sampled", variant="fused", temperature=0.8),
+        "fused greedy-only": ours("fused greedy-only", variant="fused", temperature=None),
         "auto + LM head": ours("auto + LM head", with_lm_head=True),
     }
     if gate_table:
         arms["fused, gate table"] = ours("fused, gate table", variant="fused", gate_table=torch.bfloat16)
     arms["persistent"] = ours("persistent", variant="persistent")
-    arms["persistent sampled"] = ours("persistent sampled", variant="persistent", sampled=True)
+    arms["persistent sampled"] = ours("persistent sampled", variant="persistent", temperature=0.8)
     return arms
 
 
@@ -178,6 +185,7 @@ def load_upstream(wheel: Path | None) -> ModuleType | None:
     text, origin = source
     module = ModuleType("sglang_domino_utils")
     module.__file__ = origin
+    module.sha256 = hashlib.sha256(text.encode()).hexdigest()
     sys.modules[module.__name__] = module
     exec(compile(text, origin, "exec"), module.__dict__)
     return module

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
 from rollout_shapes import ASSUMED_BANDWIDTH, BATCHES, SHAPES
+from rollout_targets import ratios
 
 
 def print_row(row: dict[str, Any]) -> None:
@@ -17,33 +19,30 @@ def print_row(row: dict[str, Any]) -> None:
     wrong = ""
     if row["differing_requests"] is not None:
         wrong = f"{row['differing_requests']} differ ({row['near_ties']} near-ties)"
-    print(
-        f"  {row['arm']:<20} {row['median_us']:9.1f} us  {floor}  {row['extra_mb']:7.1f} MB extra  {wrong}", flush=True
-    )
+    times = f"{row['median_us']:9.1f} us ({row['warm_median_us']:.1f} warm)"
+    print(f"  {row['arm']:<20} {times}  {floor}  {row['extra_mb']:7.1f} MB extra  {wrong}", flush=True)
 
 
 def print_ratios(rows: list[dict[str, Any]]) -> None:
     """How many times faster ours is, for one shape and batch: with the LM head in both, and without it in either."""
-    times = {row["arm"]: row["median_us"] for row in rows if "error" not in row}
-    ours = {name: times[name] for name in ("fused", "persistent") if name in times}
-    if not ours:
+    found = ratios(rows)
+    if found is None:
         return
-    best = min(ours, key=ours.__getitem__)
-    parts = [f"best of ours: {best}"]
-    if "torch" in times:
-        parts.append(f"torch / ours {times['torch'] / ours[best]:.2f}x")
-    for name in ("sglang pool 2048", "sglang pool 0"):
-        if name in times and "LM head" in times:
-            whole = times[name] / (times["LM head"] + ours[best])
-            alone = (times[name] - times["LM head"]) / ours[best]
-            parts.append(f"{name} / ours {alone:.2f}x without the LM head, {whole:.2f}x with it in both")
+    parts = [f"best of ours: {found.ours}"]
+    if found.torch is not None:
+        parts.append(f"torch / ours {found.torch:.2f}x")
+    for pool, (alone, whole) in found.upstream.items():
+        parts.append(f"sglang pool {pool} / ours {alone:.2f}x without the LM head, {whole:.2f}x with it in both")
     print("  " + "; ".join(parts), flush=True)
 
 
 def print_floors() -> None:
-    print(
-        f"floors at {ASSUMED_BANDWIDTH / 1e12:.1f} TB/s (assumed, an H100's copy), microseconds per rollout of a block:"
-    )
+    assumed = f"{ASSUMED_BANDWIDTH / 1e12:.1f} TB/s"
+    print("bytes of an exact rollout of one block: W2 once per corrected proposal, every base logit once")
+    for shape in SHAPES.values():
+        corrected, base = shape.num_proposals - shape.prefix, 2 * shape.vocab * shape.num_proposals
+        print(f"  {shape.name:<12}{corrected} x {shape.w2_bytes / 1e6:.1f} MB + B x {base / 1e6:.1f} MB")
+    print(f"floors at {assumed} (assumed, an H100's copy), microseconds per rollout of a block:")
     print(f"  {'shape':<12}" + "".join(f"{f'B={batch}':>9}" for batch in BATCHES))
     for shape in SHAPES.values():
         floors = (shape.floor_us(batch, ASSUMED_BANDWIDTH) for batch in BATCHES)
@@ -73,7 +72,10 @@ def print_resources(archs: list[int]) -> list[dict[str, Any]]:
 
 
 def write_plot(rows: list[dict[str, Any]], file: Path, title: str) -> None:
-    """Latency over batch, one panel per shape."""
+    """Latency over batch, one panel per shape. Without matplotlib it says so: the rows are what was measured."""
+    if not importlib.util.find_spec("matplotlib"):
+        print(f"no plot: matplotlib is not installed; results.jsonl beside {file} holds every row")
+        return
     import matplotlib
 
     matplotlib.use("Agg")

@@ -24,7 +24,7 @@ class ModelShape:
     def floor_bytes(self, batch: int) -> int:
         """Device-memory bytes of an exact rollout: W2 once per corrected proposal, every base logit once.
 
-        The GRU and projector weights fit the L2 and are left out (shared/design/kernels.md).
+        The GRU and projector weights fit the L2 and are left out: 32 MB for Qwen3-8B.
         """
         corrected = self.num_proposals - self.prefix
         return corrected * self.w2_bytes + self.num_proposals * batch * 2 * self.vocab
@@ -44,4 +44,4 @@ SHAPES = {
 }
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 ASSUMED_BANDWIDTH = 3.0e12
-"""Bytes per second: an H100 SXM's measured copy (shared/design/kernels.md), for machines that cannot measure."""
+"""Bytes per second: an H100 SXM's measured copy, for machines that cannot measure."""

@@ -84,7 +84,7 @@ def test_table_plot_and_rows(tmp_path, capsys):
     # Made-up numbers, chosen so that the ratios are easy: nothing here is a measurement.
     common = dict(shape="tiny", batch=1, floor_us=10.0, gb_per_s=None, extra_mb=0.0, differing_requests=None)
     times = {"LM head": 100.0, "torch": 60.0, "sglang pool 2048": 160.0, "fused": 20.0}
-    rows = [common | {"arm": arm, "median_us": time} for arm, time in times.items()]
+    rows = [common | {"arm": arm, "median_us": time, "warm_median_us": time} for arm, time in times.items()]
     rows.append({"arm": "persistent", "error": "broken", "shape": "tiny", "batch": 1, "floor_us": 10.0})
     for row in rows:
         print_row(row)
@@ -101,3 +101,50 @@ def test_table_plot_and_rows(tmp_path, capsys):
         "persistent",
     ]
     assert (tmp_path / "latency.png").stat().st_size > 1000
+
+
+def made_up(shape: str, batch: int, **times: float | None) -> list[dict]:
+    """Rows of invented times by arm; None is an arm that failed."""
+    rows = []
+    for arm, time in times.items():
+        result = {"error": "broken"} if time is None else {"median_us": time}
+        rows.append({"shape": shape, "batch": batch, "floor_us": 10.0, "arm": arm} | result)
+    return rows
+
+
+def test_the_measured_choice_is_a_line_for_the_plan(capsys):
+    from rollout_choice import auto_variant_line, print_choice
+
+    assert auto_variant_line(made_up("small", 1, torch=5.0)) is None
+    rows = [
+        *made_up("small", 1, fused=12.0, persistent=10.0),
+        *made_up("large", 1, fused=20.0, persistent=21.0),
+        *made_up("small", 4, fused=12.0, persistent=10.0),
+        *made_up("large", 4, fused=20.0, persistent=None),
+        *made_up("small", 64, fused=12.0, persistent=14.0),
+        *made_up("large", 64, fused=20.0, persistent=19.0),
+    ]
+    line = auto_variant_line(rows)
+    assert line == 'AUTO_VARIANT: tuple[tuple[int, Variant], ...] = ((1, "persistent"), (1 << 30, "fused"),)'
+    print_choice(rows)
+    printed = capsys.readouterr().out
+    assert "large      B=4             20.0             -   fused" in printed and line in printed
+
+
+def test_targets_are_judged_by_the_worst_measurement(capsys):
+    from rollout_targets import print_targets
+
+    print_targets([])
+    assert capsys.readouterr().out.count(": owed") == 4
+    times = {"torch": 60.0, "LM head": 100.0, "sglang pool 2048": 160.0, "sglang pool 0": 150.0}
+    print_targets(
+        [
+            *made_up("small", 1, **times, fused=20.0, persistent=12.0),
+            *made_up("small", 64, **times, fused=40.0, persistent=None),
+        ]
+    )
+    printed = capsys.readouterr().out
+    assert "pool of 2048, at every B: missed, worst of 2 is 1.50x" in printed
+    assert "pool 0 at B=1: met, worst of 1 is 4.17x" in printed
+    assert "floor at B=1: met, worst of 1 is 1.20x" in printed
+    assert "PyTorch rollout: missed, worst of 2 is 1.50x" in printed
