@@ -96,6 +96,7 @@ def test_removed_tokens_never_appear(each_domino, ar):
 
 
 def test_the_same_seed_gives_the_same_text_in_any_batch(each_domino, ar):
+    # Some of the others are greedy, a top-k of 1 to SGLang: filters run in this batch, and not alone.
     prompt = ar.chat_ids(chat(1)[0])
     seeded = (prompt, {"temperature": 1.0, "max_new_tokens": 24, "sampling_seed": 1234})
     alone = each_domino.ids(*seeded)
