@@ -25,6 +25,7 @@ class TargetHead:
         shard: which columns those are.
         columns: how many.
         padded_columns: how many any rank has at most; ranks exchange rows of this width.
+        lm_head: the rows behind ``base_logits``, ``[columns, H]``, or None where they are quantised or wrapped.
     """
 
     embed: Callable[[torch.Tensor], torch.Tensor]
@@ -33,6 +34,7 @@ class TargetHead:
     shard: VocabShard
     columns: int
     padded_columns: int
+    lm_head: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)

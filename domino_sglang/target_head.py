@@ -27,10 +27,8 @@ def target_head(model: Any, config: DominoConfig) -> TargetHead:
         raise CheckpointError(f"the target {type(model).__name__} has no lm_head, which a Domino drafter reads")
     start, columns, padded_columns = _own_columns(lm_head, config)
     weight = getattr(lm_head, "weight", None)
-    if weight is not None and is_dense_head_weight(weight):
-        base_logits = _dense_base_logits(weight[:columns])
-    else:
-        base_logits = _quantized_base_logits(lm_head, columns)
+    rows = weight[:columns] if weight is not None and is_dense_head_weight(weight) else None
+    base_logits = _quantized_base_logits(lm_head, columns) if rows is None else _dense_base_logits(rows)
     group = get_parallel().tp_group
     whole = group.world_size == 1
     table = getattr(embedding, "weight", None)
@@ -41,6 +39,7 @@ def target_head(model: Any, config: DominoConfig) -> TargetHead:
         shard=VocabShard(start, None if whole else _all_gather(group)),
         columns=columns,
         padded_columns=padded_columns,
+        lm_head=rows,
     )
 
 

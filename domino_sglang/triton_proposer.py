@@ -40,7 +40,13 @@ class TritonProposer:
             shard=None if shard.all_gather is None else KernelShard(shard.start, shard.all_gather),
         )
         logger.info("DOMINO's head kernels by batch size: %s.", self.rollout.choice)
-        self.base_logits = torch.empty(max_batch, proposals, target.columns, dtype=dtype, device=device)
+        self.base_logits = torch.empty(
+            max_batch,
+            proposals,
+            target.columns,
+            dtype=dtype if target.lm_head is None else target.lm_head.dtype,
+            device=device,
+        )
         self.temperature = torch.zeros(max_batch, dtype=torch.float32, device=device)
         self.seed = torch.zeros(max_batch, dtype=torch.int64, device=device)
         self.position = torch.zeros(max_batch, dtype=torch.int64, device=device)
@@ -62,7 +68,7 @@ class TritonProposer:
     def __call__(self, hidden_states: torch.Tensor, input_ids: torch.Tensor, positions: torch.Tensor) -> None:
         z = proposal_rows(hidden_states, self.config, self.block_size)
         batch = z.shape[0]
-        self.base_logits[:batch].copy_(self.target.base_logits(z.flatten(0, 1)).view(*z.shape[:2], -1))
+        self._score(z.flatten(0, 1), self.base_logits[:batch].view(-1, self.target.columns))
         self.position[:batch].copy_(positions.view(-1, self.block_size)[:, 0])
         self.rollout(
             z,
@@ -70,6 +76,14 @@ class TritonProposer:
             input_ids.view(-1, self.block_size)[:, 0].contiguous(),
             self._sampling(batch),
         )
+
+    def _score(self, hidden_states: torch.Tensor, base_logits: torch.Tensor) -> None:
+        lm_head = self.target.lm_head
+        if lm_head is None:
+            base_logits.copy_(self.target.base_logits(hidden_states))
+        else:
+            # In place: a copy would cost a second tensor of this size, and reading and writing it.
+            torch.mm(hidden_states.to(lm_head.dtype), lm_head.t(), out=base_logits)
 
     def block(self, batch: int) -> DraftedBlock:
         left = self.rollout.proposals(batch)

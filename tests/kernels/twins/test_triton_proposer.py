@@ -15,7 +15,7 @@ TARGET = {"hidden_size": 32, "vocab_size": 210, "num_hidden_layers": 6}
 BATCH, MAX_BATCH = 3, 5
 
 
-def proposers(device, block_size: int, **changes):
+def proposers(device, block_size: int, dense: bool = True, **changes):
     torch.manual_seed(0)
     config = DominoConfig.from_dict(drafter_config(TARGET, block_size=block_size, **changes))
     head = DominoHead(hidden_size=config.H, vocab_size=config.V, gru_hidden_dim=config.G, emb_dim=config.R)
@@ -28,6 +28,7 @@ def proposers(device, block_size: int, **changes):
         shard=VocabShard(),
         columns=config.V,
         padded_columns=config.V,
+        lm_head=lm_head if dense else None,
     )
     return (
         TorchProposer(config, block_size, weights, target),
@@ -42,10 +43,10 @@ def inputs(device, block_size: int):
     return hidden, ids, positions
 
 
-@pytest.mark.parametrize("shift_label", [True, False])
+@pytest.mark.parametrize(("shift_label", "dense"), [(True, True), (False, False)])
 @pytest.mark.parametrize("temperature", [None, (0.0, 1.0, 0.6)])
-def test_both_proposers_draft_the_same_block(device, shift_label, temperature):
-    oracle, ours = proposers(device, 5, shift_label=shift_label)
+def test_both_proposers_draft_the_same_block(device, shift_label, dense, temperature):
+    oracle, ours = proposers(device, 5, dense, shift_label=shift_label)
     staged = (None, None)
     if temperature is not None:
         staged = torch.tensor(temperature, device=device), torch.tensor([1, 2, -3], device=device)
