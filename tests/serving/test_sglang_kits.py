@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import json
-from types import SimpleNamespace
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-import requests
-from sglang.srt.utils.hf_transformers_utils import get_tokenizer
 from sglang.test.kits import basic_scheduler_stress_kit
 from sglang.test.kits.abort_timeout_kit import AbortAllMixin
 from sglang.test.kits.anthropic_messages_kit import AnthropicMessagesMixin
@@ -19,65 +16,10 @@ from sglang.test.kits.ebnf_constrained_kit import EBNFConstrainedMixin
 from sglang.test.kits.json_constrained_kit import JSONConstrainedMixin
 from sglang.test.kits.json_mode_kit import JSONModeMixin
 from sglang.test.kits.matched_stop_kit import MatchedStopMixin
+from sglang.test.kits.pause_generation_kit import PauseResumeInPlaceMixin
 from sglang.test.kits.regex_constrained_kit import RegexConstrainedMixin
-from sglang.test.server_fixtures import spec_eagle_fixture
-from sglang.test.test_utils import CustomTestCase
 
-
-class Kit(CustomTestCase):
-    """Gives a kit what it reads off ``self``.
-
-    Attributes:
-        arm: name of the server.
-        longest_answer: tokens; the kits were written for GPUs and ask for up to 16000 where a few dozen show the same.
-    """
-
-    arm = "sync"
-    longest_answer: int | None = None
-    api_key = "none"
-    run_decode = spec_eagle_fixture.SpecEagleServerBase.run_decode
-
-    @pytest.fixture(autouse=True)
-    def _attach(self, servers, target, monkeypatch):
-        server, cls = servers[self.arm], type(self)
-        cls.base_url, cls.model = server.client.url, server.client.model
-        cls.process = server.process or SimpleNamespace(poll=lambda: None)
-        cls.tokenizer_path = str(target)
-        if self.longest_answer is not None:
-            monkeypatch.setattr(requests, "post", functools.partial(_post_within, requests.post, self.longest_answer))
-
-    @property
-    def tokenizer(self):
-        return get_tokenizer(self.tokenizer_path)
-
-    @property
-    def client(self):
-        from openai import OpenAI
-
-        return OpenAI(base_url=self.base_url + "/v1", api_key=self.api_key)
-
-
-def _post_within(post, longest: int, url: str, json=None, **kwargs):
-    for params in _all_sampling(json or {}):
-        for name in ("max_new_tokens", "max_tokens"):
-            if name in params:
-                params[name] = min(params[name], longest)
-    return post(url, json=json, **kwargs)
-
-
-def _all_sampling(body: dict) -> list[dict]:
-    params = body.get("sampling_params", body)
-    return params if isinstance(params, list) else [params]
-
-
-def bounded(schema: dict) -> dict:
-    """The kit's schema with an end to every value: a small model writes digits until it is stopped."""
-    for value in schema["properties"].values():
-        if value["type"] == "integer":
-            value |= {"minimum": 1, "maximum": 99_999_999}
-        else:
-            value["pattern"] = value["pattern"].replace("+", "{1,12}")
-    return schema
+from tests.support.kit import Kit, bounded
 
 
 class TestBasicAPIContract(BasicAPIContractMixin, Kit):
@@ -95,6 +37,8 @@ class TestBasicDecodeCorrectness(BasicDecodeCorrectnessMixin, Kit):
 
 class TestBasicSchedulerStress(BasicSchedulerStressMixin, Kit):
     sanity_max_new_tokens_short = 24
+    # Still seven prefill chunks.
+    longest_prompt = 8000
 
     @pytest.fixture(autouse=True)
     def _answers_of_this_model(self, _attach, ar, monkeypatch):
@@ -115,17 +59,31 @@ class TestAbortAll(AbortAllMixin, Kit):
     abort_all_max_new_tokens = 900
 
 
+class TestPauseGeneration(PauseResumeInPlaceMixin, Kit):
+    arm = "domino"
+    pause_num_requests = 6
+    pause_max_new_tokens = 32
+    pause_duration = 2
+    pause_ignore_eos = True
+
+
 class TestMatchedStop(MatchedStopMixin, Kit):
     arm = "domino"
-    # Asks for more tokens than this server's small pool holds.
-    test_finish_stop_str = None
     # Asks in Llama 3's chat format, which this model does not end; test_requests.py has stop tokens of its own.
     test_finish_stop_eos = None
+    # This model's story has no second paragraph to stop at.
+    test_finish_stop_str = None
 
 
 class TestJSONConstrained(JSONConstrainedMixin, Kit):
-    longest_answer = 64
+    longest_answer = 40
     json_schema = json.dumps(bounded(json.loads(JSONConstrainedMixin.json_schema)))
+
+    def test_mix_json_and_other(self):
+        # One full batch; the kit's own forty requests are two and a half.
+        schemas = [None, None, self.json_schema, self.json_schema] * 4
+        with ThreadPoolExecutor(len(schemas)) as pool:
+            list(pool.map(self._run_decode_json, schemas))
 
 
 class TestJSONMode(JSONModeMixin, Kit):
@@ -134,12 +92,14 @@ class TestJSONMode(JSONModeMixin, Kit):
 
 class TestRegexConstrained(RegexConstrainedMixin, Kit):
     arm = "domino"
+    longest_repeat = 4
 
 
 class TestEBNFConstrained(EBNFConstrainedMixin, Kit):
-    test_ebnf_generate_complex_json = None  # see kits_to_settle.py
+    longest_repeat = 4
 
 
 class TestAnthropicMessages(AnthropicMessagesMixin, Kit):
-    longest_answer = 24
-    test_count_tokens_with_system = None  # see kits_to_settle.py
+    longest_answer = 16
+    # Without a system message, this model's chat template writes one of its own, longer than the kit's.
+    test_count_tokens_with_system = None
