@@ -30,7 +30,7 @@ lint: env
 	$(BIN)/mypy
 
 test: lint
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.halves
 
 clean:
 	rm -rf $(VENV)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -11,8 +10,31 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-# Some virtual machines advertise AMX and lack it; oneDNN's bfloat16 GEMM then dies of an illegal instruction.
-os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_FP16")
-# Several servers share few cores: a thread that spins while it waits takes the core another one needs.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("GOMP_SPINCOUNT", "0")
+from tests.support import environment  # noqa: E402
+
+environment.settle()
+PARTS = ("domino", "others")
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--part", choices=PARTS, help="tests that ask the server `domino`, or all others (tests/halves.py)"
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    part = config.getoption("--part")
+    if part is None:
+        return
+    left_out = [item for item in items if asks_domino(item) != (part == "domino")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if asks_domino(item) == (part == "domino")]
+
+
+def asks_domino(item) -> bool:
+    """By a fixture, by a parameter, or as the ``arm`` of an SGLang kit."""
+    if "servers" not in item.fixturenames:
+        return False
+    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    arm = getattr(getattr(item, "cls", None), "arm", None)
+    return "domino" in item.fixturenames or arm == "domino" or any(value == "domino" for value in parameters)

@@ -1,0 +1,61 @@
+"""The whole suite on two cores: ``python -m tests.halves [options of pytest]``.
+
+Servers start, and two pytests run side by side: one asks the server ``domino``, the other asks the other servers and
+runs every other test. Neither disturbs what the other measures, and both cores always have work. Without this,
+``pytest`` runs everything in turn.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from domino_sglang.server_process import ServerProcess
+from tests.support import environment
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMANDS = {"domino": ["--part", "domino", "tests/serving"], "others": ["--part", "others"]}
+
+
+def main(options: list[str]) -> int:
+    environment.settle()
+    # Two threads of one server wait for each other at every operation; two servers of one thread each do not.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) // 2)))
+    from domino_sglang.demo import prepare_target
+    from tests.serving.servers import RUNNING, launched
+
+    with tempfile.TemporaryDirectory(prefix="domino-tests-") as name:
+        folder = Path(name)
+        with launched(prepare_target(), folder) as servers, (folder / "domino.txt").open("w+") as held_back:
+            os.environ[RUNNING] = " ".join(f"{name}={server.url}@{server.log}" for name, server in servers.items())
+            halves = [_pytest("domino", options, held_back), _pytest("others", options, None)]
+            try:
+                _wait(halves, servers.values())
+            finally:
+                for half in halves:
+                    half.kill()
+                    half.wait()
+                held_back.seek(0)
+                sys.stdout.write(held_back.read())
+    return int(any(half.returncode for half in halves))
+
+
+def _wait(halves: list[subprocess.Popen], servers: Iterable[ServerProcess]) -> None:
+    while any(half.poll() is None for half in halves):
+        for server in servers:
+            if server.running.poll() is not None:
+                raise RuntimeError(f"a server ended: {' '.join(server.command)}\n{server.log_tail()}")
+        time.sleep(1)
+
+
+def _pytest(half: str, options: list[str], output) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-m", "pytest", *COMMANDS[half], *options], cwd=ROOT, stdout=output)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
