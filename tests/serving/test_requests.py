@@ -23,7 +23,7 @@ def ask(client, **changes):
         "model": client.model,
         "messages": [{"role": "user", "content": QUESTION}],
         "temperature": 0,
-        "max_tokens": 24,
+        "max_tokens": 16,
     }
     return openai_client(client).chat.completions.create(**(body | changes))
 
@@ -32,17 +32,17 @@ def test_chat(domino, ar):
     ours, plain = ask(domino), ask(ar)
     assert ours.choices[0].message.content == plain.choices[0].message.content
     assert ours.choices[0].finish_reason == "length"
-    assert ours.usage.completion_tokens == 24
+    assert ours.usage.completion_tokens == 16
     assert ours.usage.prompt_tokens == plain.usage.prompt_tokens
 
 
 def test_completion(domino, ar):
     texts = [
-        openai_client(client).completions.create(model=client.model, prompt=STORY, temperature=0, max_tokens=24)
+        openai_client(client).completions.create(model=client.model, prompt=STORY, temperature=0, max_tokens=16)
         for client in (domino, ar)
     ]
     assert texts[0].choices[0].text == texts[1].choices[0].text
-    assert texts[0].usage.completion_tokens == 24
+    assert texts[0].usage.completion_tokens == 16
 
 
 def test_generate_takes_text_and_token_ids(each_domino, ar):
@@ -68,13 +68,13 @@ def test_chat_stream_equals_the_whole(each_domino):
 def test_generate_stream_grows_to_the_whole(domino):
     import requests
 
-    body = {"text": STORY, "sampling_params": {"temperature": 0, "max_new_tokens": 24}, "stream": True}
+    body = {"text": STORY, "sampling_params": {"temperature": 0, "max_new_tokens": 16}, "stream": True}
     with requests.post(domino.url + "/generate", json=body, stream=True, timeout=600) as reply:
         events = list(stream_events(reply))
     texts = [event["text"] for event in events]
     assert all(later.startswith(earlier) for earlier, later in itertools.pairwise(texts))
     assert len(texts) > 1
-    assert events[-1]["meta_info"]["completion_tokens"] == 24
+    assert events[-1]["meta_info"]["completion_tokens"] == 16
     assert texts[-1] == domino.generate(STORY)["text"]
 
 
@@ -82,10 +82,9 @@ def test_n_gives_that_many_choices(domino):
     sampled = ask(domino, n=3, temperature=1.0, max_tokens=12)
     assert [choice.index for choice in sampled.choices] == [0, 1, 2]
     assert len({choice.message.content for choice in sampled.choices}) > 1
-    greedy = ask(domino, n=2)
-    assert (
-        greedy.choices[0].message.content == greedy.choices[1].message.content == ask(domino).choices[0].message.content
-    )
+    greedy = ask(domino, n=2, max_tokens=12)
+    alone = ask(domino, max_tokens=12)
+    assert {choice.message.content for choice in greedy.choices} == {alone.choices[0].message.content}
 
 
 def test_stop_string_ends_the_text_before_itself(each_domino, ar):
@@ -124,23 +123,23 @@ def test_max_tokens_is_met_exactly(each_domino, ar, length):
 
 def test_a_long_answer(domino, ar):
     prompt = ar.chat_ids(chat(2)[1])
-    sampling = {"max_new_tokens": 160}
+    sampling = {"max_new_tokens": 100}
     assert domino.ids(prompt, sampling) == ar.ids(prompt, sampling)
 
 
 def test_ignore_eos_writes_on(each_domino, ar):
     prompt = ar.chat_ids("Reply with the single word: yes")
-    sampling = {"max_new_tokens": 60, "ignore_eos": True}
+    sampling = {"max_new_tokens": 40, "ignore_eos": True}
     ours = each_domino.ids(prompt, sampling)
-    assert len(ours) == 60
+    assert len(ours) == 40
     assert ours == ar.ids(prompt, sampling)
 
 
 def test_min_tokens_holds_back_the_stop(each_domino, ar):
     prompt = ar.chat_ids(QUESTION)
-    whole = ar.ids(prompt, {"max_new_tokens": 40})
+    whole = ar.ids(prompt)
     # Make a token that comes early a stop token, and forbid it until later.
-    sampling = {"max_new_tokens": 40, "stop_token_ids": [whole[3]], "min_new_tokens": 14}
+    sampling = {"max_new_tokens": 24, "stop_token_ids": [whole[3]], "min_new_tokens": 14}
     ours, plain = each_domino.generate(prompt, sampling), ar.generate(prompt, sampling)
     assert ours["output_ids"] == plain["output_ids"]
     assert len(ours["output_ids"]) >= 14
