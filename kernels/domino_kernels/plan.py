@@ -134,7 +134,7 @@ def make_plan(batch: int, shape: Shape, device: Device, variant: Variant | None 
         if use_dot:
             # All phases share one register budget: smaller tiles, or the compiler spills (sm_100 most of all).
             scan = replace(scan, rows=min(32, scan.rows), num_warps=8)
-            gru = replace(gru, depth=min(64, gru.depth))
+            gru = replace(gru, depth=min(64 if stages == 3 else 32, gru.depth))
         # All programs must be resident, whatever the compiler makes of them: a thread has at most 255 registers, and
         # eight warps of such threads fill a multiprocessor's 65536. One program of 8 warps, or two of 4.
         per_sm = 1 if use_dot else 2
@@ -145,7 +145,8 @@ def make_plan(batch: int, shape: Shape, device: Device, variant: Variant | None 
         programs = min(tiles, programs)
     elif not device.concurrent:
         programs = 1
-    base_rows = max(16, min(1024 if variant == "fused" else 256, 2048 // block_b))
+    # Noise is computed for every number of the tile at once: more of them spill (sm_120).
+    base_rows = max(16, min(1024 if variant == "fused" else 256, (1024 if use_dot else 2048) // block_b))
     return LaunchPlan(variant, block_b, use_dot, base_rows, scan, gru, project, hidden, hidden_rows, programs)
 
 

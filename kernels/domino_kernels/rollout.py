@@ -352,7 +352,8 @@ class _Run:
             return
         o, shape, plan, w = self.o, self.shape, self.plan, self.o.weights
         o._barrier.zero_()
-        options = {} if INTERPRETED else {"launch_cooperative_grid": True}
+        # The plan leaves every thread its 255 registers; untold, the compiler would spill to fit more programs.
+        options = {} if INTERPRETED else {"launch_cooperative_grid": True, "maxnreg": 255}
         self.o._launch(persistent_kernel, (plan.num_programs,),
             o._barrier, self.bonus, o._table, o._table.stride(0),
             w.w_ih, w.w_ih.stride(0), w.w_hh, w.w_hh.stride(0), *self.biases, o._state, o._state.stride(0),
