@@ -119,7 +119,7 @@ def _common(target: Path) -> list[str]:
 
 def _cramped() -> list[str]:
     # Admit optimistically: retraction is what happens then.
-    return ["--max-total-tokens", str(SMALL_POOL), "--schedule-conservativeness", "0.3"]
+    return ["--max-total-tokens", str(SMALL_POOL), "--schedule-conservativeness", "0.1"]
 
 
 def _domino(drafter: Path) -> list[str]:
