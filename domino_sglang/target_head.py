@@ -75,8 +75,7 @@ def _quantized_base_logits(lm_head: Any, columns: int):
 
 def _all_gather(group):
     def all_gather(mine: torch.Tensor) -> torch.Tensor:
-        ranks = mine.new_empty(group.world_size, *mine.shape)
-        group.all_gather_into_tensor(ranks.view(-1), mine.contiguous().view(-1))
-        return ranks
+        # Not all_gather_into_tensor, which SGLang registers for the platform's device alone: not for a CPU's tensors.
+        return group.all_gather(mine.contiguous()[None], dim=0)
 
     return all_gather
