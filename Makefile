@@ -4,7 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: env demo serve test lint clean
+# What the tests run besides Python: a browser, Prometheus with its promtool, a linter of shell scripts.
+PROGRAMS := chromium prometheus promtool shellcheck
+PACKAGES := chromium prometheus shellcheck
+
+.PHONY: env demo serve tools test lint clean
 
 env: $(STAMP)
 
@@ -29,7 +33,18 @@ lint: env
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint
+# As root, missing programs are installed; anybody else is told how.
+tools:
+	@missing=; for program in $(PROGRAMS); do command -v $$program >/dev/null || missing="$$missing $$program"; done; \
+	if [ -n "$$missing" ]; then \
+		if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+			echo "the tests need$$missing; install them, on Debian: sudo apt-get install $(PACKAGES)" >&2; exit 1; \
+		fi; \
+		echo "installing$$missing"; \
+		apt-get update -q >/dev/null && apt-get install -y -q --no-install-recommends $(PACKAGES) >/dev/null; \
+	fi
+
+test: tools lint
 	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.halves
 
 clean:

@@ -6,6 +6,7 @@ SGLang's speculative workers apply one set of penalties, those at the block's st
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,12 @@ import torch
 def counts_tokens(params: Any) -> bool:
     """Whether a request's sampling parameters need a count of the tokens it has produced."""
     return params.presence_penalty != 0 or params.frequency_penalty != 0 or params.repetition_penalty != 1
+
+
+def count_of(tokens: Iterable[int], vocab_size: int, device: torch.device | str) -> torch.Tensor:
+    """How often each token occurs: token ids -> int32 ``[vocab_size]``."""
+    ids = torch.tensor(list(tokens), dtype=torch.int64)
+    return torch.bincount(ids, minlength=vocab_size).to(device, torch.int32)
 
 
 @dataclass(frozen=True)
@@ -139,9 +146,7 @@ class TokenLedger:
             free = {self.counts.shape[0]}
             self.counts = torch.cat([self.counts, grown])
         slot = self.slots[req.rid] = min(free)
-        self.counts[slot].zero_()
-        known = torch.tensor(list(req.output_ids), dtype=torch.int64, device=self.device)
-        self.counts[slot].index_add_(0, known, torch.ones_like(known, dtype=torch.int32))
+        self.counts[slot] = count_of(req.output_ids, self.vocab_size, self.device)
         # Committed KV holds the prompt and every output but the newest; the host may not have seen that one yet.
         produced = int(req.kv.kv_committed_len) + 1 - len(req.origin_input_ids)
         if produced > len(req.output_ids):

@@ -20,12 +20,6 @@ def has_past(req: Any) -> bool:
     return counts_tokens(req.sampling_params) or req.sampling_params.min_new_tokens > 0
 
 
-def count_of(tokens: Any, vocab_size: int, device: torch.device | str) -> torch.Tensor:
-    """How often each token occurs: token ids -> int32 ``[vocab_size]``."""
-    ids = torch.tensor(list(tokens), dtype=torch.int64)
-    return torch.bincount(ids, minlength=vocab_size).to(device, torch.int32)
-
-
 def penalise_resumed(info: Any, reqs: list[Any], seq_lens: torch.Tensor, counts: dict[int, torch.Tensor]) -> Any:
     """The prefill's ``SamplingBatchInfo`` with the penalties of requests that have a past; ``info`` stays as it is.
 

@@ -15,9 +15,9 @@ from sglang.srt.speculative.spec_tp_sync import SpecTpSyncSite
 from domino_sglang.first_token import SeededFirstToken
 from domino_sglang.head import HeadWeights
 from domino_sglang.metrics import count_positions
-from domino_sglang.penalties import TokenLedger, forbid_early_stop
+from domino_sglang.penalties import TokenLedger, count_of, forbid_early_stop
 from domino_sglang.proposer import Proposer, TargetHead, TorchProposer
-from domino_sglang.resumed import count_of, has_past, penalise_resumed
+from domino_sglang.resumed import has_past, penalise_resumed
 from domino_sglang.seeds import SeedSource
 from domino_sglang.step_timer import time_steps
 from domino_sglang.target_head import target_head

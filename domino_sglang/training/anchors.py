@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from domino_sglang.config import DominoConfig
 from domino_sglang.training.dataset import Example
 
 
@@ -40,6 +41,14 @@ class Blocks:
 
     def to(self, device: torch.device | str) -> Blocks:
         return Blocks(self.anchors.to(device), self.tokens.to(device), self.valid.to(device))
+
+
+def block_rows(domino: DominoConfig, proposals: int) -> int:
+    """Tokens that a block with labels for its first ``proposals`` needs.
+
+    All of them when the block is whole: its last token is attended to, though nothing may be read from it.
+    """
+    return domino.block_size if proposals == domino.S else domino.first_row + proposals
 
 
 def draw_anchors(example: Example, count: int, generator: torch.Generator) -> torch.Tensor:

@@ -121,25 +121,7 @@ class CachedFeatures:
     """Hidden states kept by ``data synthesize`` or ``data features``."""
 
     def __init__(self, path: Path, width: int):
-        self.path = path
         self.rows = map_features(path, width)
-
-    def check(self, examples: Sequence[Example]) -> None:
-        """Refuse a file written for other layers: its rows would be cut in the wrong places.
-
-        Raises:
-            DataError: the file holds fewer tokens of this width than the examples, or far more.
-        """
-        starts = sorted((e.feature_start, len(e.ids) - 1) for e in examples if e.feature_start is not None)
-        if not starts:
-            return
-        needed = sum(starts[-1])
-        # More may have been written since the examples were read, but not as much as one more layer makes.
-        if not needed <= len(self.rows) < needed * (1 + 1 / 16) + 4096:
-            raise DataError(
-                f"{self.path} holds {len(self.rows)} tokens of {self.rows.shape[1]} numbers, expected {needed}: it was "
-                "written for other layers; write it again with `domino-sglang data features`"
-            )
 
     def __call__(self, examples: Sequence[Example]) -> torch.Tensor:
         """float32 ``[B, longest - 1, K * H]``, zero where a sequence has ended; the last token has none."""

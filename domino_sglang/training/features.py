@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from domino_sglang.training.dataset import Example, TargetFeatures
-from domino_sglang.training.storage import FeatureFile, read_jsonl
+from domino_sglang.training.storage import FeatureFile, note_layers, read_jsonl
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,9 @@ def write_features(
         output.close()
     rewritten = responses.with_suffix(".part")
     rewritten.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    final.with_suffix(".json").unlink(missing_ok=True)  # it speaks of the old file
     os.replace(part, final)
+    note_layers(final, layers)
     os.replace(rewritten, responses)
     logger.info("%s: %d tokens of %d layers", final, output.tokens, len(layers))
     return final

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from domino_sglang.hf import DominoDraftModel
-from domino_sglang.training.anchors import Blocks
+from domino_sglang.training.anchors import Blocks, block_rows
 from domino_sglang.training.attention import block_attention
 from domino_sglang.training.drafter import TargetEnds
 from domino_sglang.training.loss import BlockLoss, block_loss
@@ -36,7 +36,7 @@ class TrainingStep(nn.Module):
         places = torch.arange(length, device=features.device).expand(batch, -1)
         context = drafter.context_key_values(features[..., : drafter.fc.in_features], places)
         proposals = blocks.labels.shape[-1]
-        rows = domino.block_size if proposals == domino.S else domino.first_row + proposals
+        rows = block_rows(domino, proposals)
         block_ids = drafter.block_ids(blocks.tokens[..., 0])[..., :rows].flatten(1)
         attend = block_attention(self.recipe.attention, blocks.anchors, length, rows)
         z = drafter(F.embedding(block_ids, ends.embedding), blocks.positions(rows), context, attend)

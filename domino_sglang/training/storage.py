@@ -11,7 +11,7 @@ import errno
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +149,26 @@ class FeatureFile:
 
     def close(self) -> None:
         self.stream.close()
+
+
+def note_layers(features: Path, layers: Sequence[int]) -> None:
+    """Say beside a feature file which layers it holds, in the order of its columns."""
+    features.with_suffix(".json").write_text(json.dumps({"layers": list(layers)}) + "\n")
+
+
+def check_layers(features: Path, layers: Sequence[int]) -> None:
+    """Refuse a feature file of other layers: nothing in its numbers would tell.
+
+    Raises:
+        DataError: it holds other layers, or does not say which.
+    """
+    note = features.with_suffix(".json")
+    found = json.loads(note.read_text())["layers"] if note.is_file() else None
+    if found != list(layers):
+        raise DataError(
+            f"{features} holds the layers {found}, expected {list(layers)}; write it again with "
+            "`domino-sglang data features`"
+        )
 
 
 def map_features(path: str | Path, width: int) -> np.ndarray:

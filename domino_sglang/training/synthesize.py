@@ -20,7 +20,15 @@ from domino_sglang.training.generate import Completion, Request, SlotGenerator
 from domino_sglang.training.loops import loop_start, repetition
 from domino_sglang.training.prompts import Excluded, Opening, draw_openings, excluded_prompts, normalised
 from domino_sglang.training.recipe import DataRecipe
-from domino_sglang.training.storage import DataError, FeatureFile, GrowingJsonl, chat_messages, read_jsonl
+from domino_sglang.training.storage import (
+    DataError,
+    FeatureFile,
+    GrowingJsonl,
+    chat_messages,
+    check_layers,
+    note_layers,
+    read_jsonl,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -211,6 +219,10 @@ def write_responses(
     features = None
     if layers:
         end = max((row["features"] + _stored(row) for row in rows if row["features"] is not None), default=0)
+        if end:
+            check_layers(folder / "features.f16", layers)
+        else:
+            note_layers(folder / "features.f16", layers)
         features = FeatureFile(folder / "features.f16", width, end)
     answered = {row["id"] for row in rows}
     prompts = {row["id"]: row for _, row in read_jsonl(folder / "prompts.jsonl")}

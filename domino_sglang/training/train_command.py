@@ -35,14 +35,13 @@ def run(args: argparse.Namespace) -> int:
     from domino_sglang.training.workloads import WORKLOADS, measure_workloads, write_workloads
 
     recipe, progress = load_recipe(args), not args.no_progress
+    # One process writes data; many would write the same rows into the same files.
+    if not (args.export_only or args.no_data) and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        # Before training's own target is loaded, which may have another precision: never two in memory.
+        synthesize(recipe, *load_target(recipe, progress, recipe.data.target_dtype), progress)
     if args.measure or not args.export_only:
         target, tokenizer = load_target(recipe, progress)
     if not args.export_only:
-        # One process writes data; many would write the same rows into the same files.
-        if not args.no_data and int(os.environ.get("WORLD_SIZE", "1")) == 1:
-            writer, _ = load_target(recipe, progress, recipe.data.target_dtype)
-            synthesize(recipe, writer, tokenizer, progress)
-            del writer
         trainer = Trainer(recipe, target, progress=progress)
         done = trainer.train()
         trainer.world.leave()

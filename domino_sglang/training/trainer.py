@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from domino_sglang.hf import DominoDraftModel
 from domino_sglang.training.acceptance import AcceptanceReport, replay
-from domino_sglang.training.anchors import cut_blocks, draw_anchors
+from domino_sglang.training.anchors import Blocks, block_rows, cut_blocks, draw_anchors
 from domino_sglang.training.curriculum import base_weight, learning_rate, proposals_at
 from domino_sglang.training.dataset import (
     CachedFeatures,
@@ -37,7 +37,7 @@ from domino_sglang.training.parallel import World, gather_state, scatter_state
 from domino_sglang.training.recipe import Recipe
 from domino_sglang.training.scaling import fold_scale, measure_scale
 from domino_sglang.training.step import TrainingStep
-from domino_sglang.training.storage import DataError
+from domino_sglang.training.storage import DataError, check_layers
 from domino_sglang.training.vocabulary import draw_candidates
 from domino_sglang.training.workloads import WORKLOADS
 
@@ -123,9 +123,8 @@ class Trainer:
             raise DataError(
                 f"no {file}: write it with `domino-sglang data features`, or set data.cache_features: false"
             )
-        cached = CachedFeatures(file, len(layers) * self.ends.embedding.shape[1])
-        cached.check(self.training)
-        return cached
+        check_layers(file, layers)
+        return CachedFeatures(file, len(layers) * self.ends.embedding.shape[1])
 
     def _context_features(self, examples: Sequence[Example]) -> torch.Tensor:
         """What the drafter reads, without what distillation reads beside it: ``[B, T, K * H]``."""
@@ -158,29 +157,27 @@ class Trainer:
             log.close()
         return Progress(self.step, losses, report, self.run_dir / "checkpoint")
 
-    def _batches(self) -> Iterator[tuple[list[Example], list[torch.Tensor]]]:
+    def _batches(self) -> Iterator[tuple[list[Example], Blocks]]:
         """This rank's part of each global batch, which does not depend on the number of processes."""
         mine, world = self.settings.batch_sequences, self.world
         total = mine * world.size
         step = self.step
         order = similar_lengths(self.training, self.settings.seed, step, total)
-        block_size = self.recipe.drafter.block_size
+        domino = self.drafter.domino
         while True:
-            alone = proposals_at(step, self.settings, block_size - 1) == 1 < block_size - 1
-            count = self.settings.anchors_per_sequence * (block_size if alone else 1)
+            proposals = proposals_at(step, self.settings, domino.S)
+            count = self.settings.anchors_per_sequence * (domino.block_size // block_rows(domino, proposals))
             batch = next(order)[world.rank * mine : (world.rank + 1) * mine]
             anchors = []
             for place, example in enumerate(batch, world.rank * mine):
                 generator = torch.Generator().manual_seed(_mixed(self.settings.seed, step, place))
                 anchors.append(draw_anchors(example, count, generator))
-            yield batch, anchors
+            yield batch, cut_blocks(batch, anchors, proposals + 1)
             step += 1
 
-    def _one_step(self, examples: Sequence[Example], anchors: Sequence[torch.Tensor]) -> dict[str, float]:
+    def _one_step(self, examples: Sequence[Example], blocks: Blocks) -> dict[str, float]:
         settings, device = self.settings, self.world.device
         started = time.perf_counter()
-        proposals = proposals_at(self.step, settings, self.recipe.drafter.block_size - 1)
-        blocks = cut_blocks(examples, anchors, proposals + 1)
         generator = torch.Generator().manual_seed(_mixed(settings.seed, self.step, -1))
         candidates = draw_candidates(
             self.frequent, blocks.labels[blocks.valid], len(self.ends.embedding), settings.sampled_vocab, generator

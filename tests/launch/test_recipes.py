@@ -53,8 +53,7 @@ def test_all_recipes_are_here():
 @pytest.mark.parametrize("recipe", [*RECIPES, "lib.sh"])
 def test_scripts_are_sound(recipe):
     subprocess.run(["bash", "-n", LAUNCH / recipe], check=True)
-    if shutil.which("shellcheck"):
-        subprocess.run(["shellcheck", "-x", "-P", LAUNCH.parent, LAUNCH / recipe], check=True, cwd=LAUNCH.parent)
+    subprocess.run(["shellcheck", "-x", "-P", LAUNCH.parent, LAUNCH / recipe], check=True, cwd=LAUNCH.parent)
 
 
 def test_launch_is_no_package():

@@ -7,10 +7,8 @@ import re
 import pytest
 
 from domino_sglang.playground.app import create_app
-from tests.support.browser import chromium, needs_chromium
+from tests.support.browser import chromium
 from tests.support.sglang_double import ACCEPTED, Double
-
-pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,9 @@ import re
 import pytest
 
 from domino_sglang.playground.app import create_app
-from tests.support.browser import chromium, needs_chromium
+from tests.support.browser import chromium
 from tests.support.web import Served
 
-pytestmark = needs_chromium
 PROMPT = "Name three fruits."
 MAX_TOKENS = 40
 # The page writes its answer for good when the status line counts it.

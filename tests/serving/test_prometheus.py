@@ -21,8 +21,6 @@ PANELS = json.loads((DOCKER / "grafana" / "dashboards" / "domino.json").read_tex
 # What Grafana puts in for its variables.
 VARIABLES = {"$model": ".*", "$__rate_interval": "1m", "$__range": "5m"}
 
-pytestmark = pytest.mark.skipif(PROMETHEUS is None, reason="no prometheus: apt-get install prometheus")
-
 
 class Prometheus:
     """The recipe's own configuration, with the server's address and an interval fit for a test."""
@@ -32,6 +30,7 @@ class Prometheus:
         config["global"]["scrape_interval"] = "1s"
         config["scrape_configs"][0]["static_configs"][0]["targets"] = [server.removeprefix("http://")]
         (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+        assert PROMETHEUS is not None, "no prometheus: `make tools`, or apt-get install prometheus"
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.log = folder / "prometheus.log"

@@ -53,10 +53,20 @@ def plain(ar) -> Callable[[str, str, int, int], list[dict]]:
     return drawn
 
 
-@pytest.mark.parametrize("name", LAWS)
-def test_frequencies_of_tokens_and_bigrams(each_domino, plain, name):
-    message = chat(1)[0]
-    ours = samples(each_domino, each_domino.chat_ids(message), LAWS[name], SAMPLES, LENGTH)
+# Each filter on one server: both servers apply the same ones (test_target_law.py).
+@pytest.mark.parametrize(
+    ("server", "name"),
+    [
+        ("domino", "temperature 1"),
+        ("sync", "temperature 1"),
+        ("domino", "top-p 0.9"),
+        ("sync", "top-k 20"),
+        ("domino", "min-p 0.1"),
+    ],
+)
+def test_frequencies_of_tokens_and_bigrams(servers, plain, server, name):
+    message, client = chat(1)[0], servers[server].client
+    ours = samples(client, client.chat_ids(message), LAWS[name], SAMPLES, LENGTH)
     texts = [[tuple(reply["output_ids"]) for reply in arm] for arm in (ours, plain(message, name, SAMPLES, LENGTH))]
     assert [len(arm) for arm in texts] == [SAMPLES, SAMPLES]
     for width in (1, 2):

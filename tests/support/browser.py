@@ -7,14 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage"),
     *("--disable-background-networking", "--disable-sync", "--disable-component-update"),
 ]
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
 
 
 @contextmanager
@@ -22,6 +19,7 @@ def chromium(profile: Path) -> Iterator:
     """A browser context with a profile of its own; its pages fail the test when they log an error."""
     from playwright.sync_api import sync_playwright
 
+    assert CHROMIUM is not None, "no chromium: `make tools`, or apt-get install chromium"
     with sync_playwright() as playwright:
         context = playwright.chromium.launch_persistent_context(
             str(profile), executable_path=CHROMIUM, args=FLAGS, headless=True, viewport={"width": 1100, "height": 800}

@@ -59,6 +59,9 @@ def test_responses_are_the_targets_own_and_a_restart_continues(target, tokenizer
     (cut / "prompts.jsonl").write_bytes((whole / "prompts.jsonl").read_bytes())
     (cut / "responses.jsonl").write_bytes(b"".join(lines[:3]) + lines[3][:40])
     (cut / "features.f16").write_bytes((whole / "features.f16").read_bytes()[:-100])
+    (cut / "features.json").write_bytes((whole / "features.json").read_bytes())
+    with pytest.raises(DataError, match=r"holds the layers \[0, 2\], expected \[1, 2\]"):
+        write_responses(target, tokenizer, data, cut, (1, 2), progress=False)
     synthesize(target, tokenizer, data, cut)
     again = rows(cut)
     assert {i: r["response_ids"] for i, r in again.items()} == {i: r["response_ids"] for i, r in found.items()}

@@ -163,7 +163,7 @@ def test_missing_features_are_explained(chats, target, tmp_path):
 
 
 def test_features_of_other_layers_are_refused(chats, target, tmp_path):
-    with pytest.raises(DataError, match="other layers"):
+    with pytest.raises(DataError, match=r"holds the layers \[0, 2\], expected \[0, 2, 3\]"):
         Trainer(changed(chats, distill=0.5), target, tmp_path / "x", progress=False)
 
 

@@ -11,7 +11,8 @@ from sglang.srt.sampling import penaltylib
 from sglang.srt.sampling.penaltylib.repetition_penalty import apply_scaling_penalties
 from sglang.srt.sampling.sampling_params import SamplingParams
 
-from domino_sglang.resumed import count_of, has_past, penalise_resumed
+from domino_sglang.penalties import count_of
+from domino_sglang.resumed import has_past, penalise_resumed
 
 VOCAB, PROMPT, STOP = 19, 3, 2
 KINDS = {
