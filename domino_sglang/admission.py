@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from sglang.srt.arg_groups.choices import DRAFT_ATTENTION_BACKEND_CHOICES
 from sglang.srt.platforms import current_platform
 
+from domino_sglang.checkpoint import check_against_target, check_checkpoint
 from domino_sglang.config import CheckpointError, DominoConfig
 
 DEFAULT_MAX_RUNNING_REQUESTS = 256
@@ -20,11 +21,13 @@ class Admission:
     Attributes:
         num_draft_tokens: block size in force, the bonus token included.
         draft_attention_backend: one of SGLang's draft attention backends.
+        dtype: name of the dtype of target and drafter; SGLang would read ``auto`` in each checkpoint for itself.
         max_running_requests: used when the user named none.
     """
 
     num_draft_tokens: int
     draft_attention_backend: str
+    dtype: str
     max_running_requests: int = DEFAULT_MAX_RUNNING_REQUESTS
 
 
@@ -39,10 +42,12 @@ def admit(server_args) -> Admission:
     """
     _check_topology(server_args)
     config = drafter_config(server_args)
-    _check_target(config, server_args)
+    target = _target_config(server_args)
+    check_against_target(config, target.to_dict())
     return Admission(
         num_draft_tokens=_num_draft_tokens(config, server_args),
         draft_attention_backend=_draft_attention_backend(server_args),
+        dtype=_target_dtype(target, server_args.dtype),
     )
 
 
@@ -86,8 +91,6 @@ def drafter_config(args) -> DominoConfig:
             "--speculative-draft-model-path is missing, and DOMINO needs a Domino drafter trained for "
             f"{args.model_path!r}; pass its folder or its name on the Hugging Face Hub"
         )
-    from domino_sglang.checkpoint import check_checkpoint
-
     if not os.path.isdir(path):
         if os.path.exists(path) or path.startswith((".", "/", "~")):
             raise CheckpointError(
@@ -111,13 +114,17 @@ def _fetch(name: str, revision: str | None) -> str:
         ) from None
 
 
-def _check_target(config: DominoConfig, args) -> None:
+def _target_config(args):
     from sglang.srt.utils.hf_transformers_utils import get_config
 
-    from domino_sglang.checkpoint import check_against_target
+    return get_config(args.model_path, trust_remote_code=args.trust_remote_code, revision=args.revision)
 
-    target = get_config(args.model_path, trust_remote_code=args.trust_remote_code, revision=args.revision)
-    check_against_target(config, target.to_dict())
+
+def _target_dtype(target, asked: str) -> str:
+    from sglang.srt.configs.model_config import _get_and_verify_dtype
+    from sglang.srt.utils.hf_transformers_utils import get_hf_text_config
+
+    return str(_get_and_verify_dtype(get_hf_text_config(target), asked)).removeprefix("torch.")
 
 
 def _num_draft_tokens(config: DominoConfig, args) -> int:

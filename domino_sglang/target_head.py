@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from sglang.srt.layers.logits_processor import should_apply_lm_head_quant_method
 from sglang.srt.lora.layers import unwrap_lora_layer
 from sglang.srt.runtime_context import get_parallel
 from sglang.srt.speculative.dflash_utils import is_dense_head_weight
@@ -28,7 +29,8 @@ def target_head(model: Any, config: DominoConfig) -> TargetHead:
     start, columns, padded_columns = _own_columns(lm_head, config)
     weight = getattr(lm_head, "weight", None)
     rows = weight[:columns] if weight is not None and is_dense_head_weight(weight) else None
-    base_logits = _quantized_base_logits(lm_head, columns) if rows is None else _dense_base_logits(rows)
+    own_method = rows is None or should_apply_lm_head_quant_method(lm_head, lm_head.quant_method)
+    base_logits = _base_logits_of_method(lm_head, columns) if own_method else _dense_base_logits(rows)
     group = get_parallel().tp_group
     whole = group.world_size == 1
     table = getattr(embedding, "weight", None)
@@ -66,7 +68,7 @@ def _dense_base_logits(weight: torch.Tensor):
     return base_logits
 
 
-def _quantized_base_logits(lm_head: Any, columns: int):
+def _base_logits_of_method(lm_head: Any, columns: int):
     def base_logits(hidden_states: torch.Tensor) -> torch.Tensor:
         return lm_head.quant_method.apply(lm_head, hidden_states, None)[:, :columns]
 

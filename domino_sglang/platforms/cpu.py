@@ -67,6 +67,11 @@ class DominoCpuPlatform(CpuDeviceMixin, SRTPlatform):
 
         return CpuKVPool
 
+    def post_load_model(self, model: torch.nn.Module) -> None:
+        from domino_sglang.platforms.cpu_linear import pack_linear_layers
+
+        pack_linear_layers(model)
+
     def get_compile_backend(self, mode: str | None = None) -> str:
         return "eager"
 

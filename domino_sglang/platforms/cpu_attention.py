@@ -27,7 +27,8 @@ class Segment:
         slots: KV slots ``[batch, keys]``; positions past a request's length hold any valid slot.
         first_position: int64 ``[batch]``, position of each request's first query.
         num_queries: queries per request.
-        masks: boolean masks ``[batch, 1, num_queries, keys]`` by (causal, window), made when first asked for.
+        masks: additive masks ``[batch, 1, group * num_queries, keys]`` by what :meth:`mask` is asked for, kept for the
+            other layers of the step.
     """
 
     queries: slice
@@ -35,18 +36,21 @@ class Segment:
     slots: torch.Tensor
     first_position: torch.Tensor
     num_queries: int
-    masks: dict[tuple[bool, int], torch.Tensor] = field(default_factory=dict)
+    masks: dict[tuple, torch.Tensor] = field(default_factory=dict)
 
-    def mask(self, causal: bool, window: int) -> torch.Tensor:
-        if (causal, window) not in self.masks:
+    def mask(self, causal: bool, window: int, group: int, dtype: torch.dtype) -> torch.Tensor:
+        """0 where a query sees a key, -inf elsewhere, for ``group`` query heads side by side."""
+        kind = (causal, window, group, dtype)
+        if kind not in self.masks:
             key = torch.arange(self.slots.shape[1])
             query = self.first_position[:, None] + torch.arange(self.num_queries)
             last = query if causal else (self.first_position + self.num_queries - 1)[:, None].expand_as(query)
             allowed = key <= last[..., None]
             if window > -1:
                 allowed &= key >= query[..., None] - window
-            self.masks[causal, window] = allowed[:, None]
-        return self.masks[causal, window]
+            additive = torch.zeros(allowed.shape, dtype=dtype).masked_fill_(~allowed, -torch.inf)
+            self.masks[kind] = additive[:, None].repeat(1, 1, group, 1)
+        return self.masks[kind]
 
 
 class CpuAttentionBackend(AttentionBackend):
@@ -113,10 +117,10 @@ class CpuAttentionBackend(AttentionBackend):
         values = self.token_to_kv_pool.get_value_buffer(layer.layer_id)
         query = q.view(-1, layer.tp_q_head_num, layer.qk_head_dim)
         output = q.new_empty(query.shape[0], layer.tp_q_head_num, layer.v_head_dim)
+        group = query.shape[1] // keys.shape[1]
         for segment in self.segments:
-            output[segment.queries] = _attend(
-                query[segment.queries], keys, values, segment, segment.mask(causal, window), layer.scaling
-            )
+            mask = segment.mask(causal, window, group, q.dtype)
+            output[segment.queries] = _attend(query[segment.queries], keys, values, segment, mask, layer.scaling)
         return output.view(q.shape[0], -1)
 
     def support_triton(self) -> bool:
@@ -141,7 +145,6 @@ def _attend(
     q = query.view(batch, count, kv_heads, group, -1).permute(0, 2, 3, 1, 4).reshape(batch, kv_heads, group * count, -1)
     k = keys[segment.slots].transpose(1, 2).to(q.dtype)
     v = values[segment.slots].transpose(1, 2).to(q.dtype)
-    mask = mask.repeat(1, 1, group, 1) if group > 1 else mask
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
     out = out.view(batch, kv_heads, group, count, -1).permute(0, 3, 1, 2, 4)
     return out.reshape(batch * count, kv_heads * group, -1)

@@ -1,0 +1,83 @@
+"""Matrix products of a CPU server on weights laid out once for oneDNN.
+
+PyTorch hands float32 products to MKL, which lays the weights out anew in every call, so that a block of six tokens costs
+twice a single one. With the weights packed beforehand the block costs what the single token does, which is what
+speculative decoding rests on.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from sglang.srt.layers.quantization.unquant import UnquantizedEmbeddingMethod, UnquantizedLinearMethod
+
+logger = logging.getLogger(__name__)
+
+# Rows that oneDNN lays the weights out for: a draft block, or a small batch. Others run at nearly full speed.
+EXPECTED_ROWS = 8
+
+
+class PackedWeight:
+    """A weight's copy in oneDNN's layout, laid out again when the weight has changed."""
+
+    def __init__(self) -> None:
+        self._of: tuple[int, int] | None = None
+        self._packed = torch.empty(0)
+
+    def linear(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """``x [..., K]`` times ``weight [N, K]`` transposed, plus ``bias [N]`` -> ``[..., N]``, all of one dtype."""
+        now = (weight._version, weight.data_ptr())
+        if now != self._of:
+            self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), EXPECTED_ROWS)
+            self._of = now
+        return torch.ops.mkldnn._linear_pointwise(x, self._packed, bias, "none", [], "")
+
+
+class PackedLinearMethod(UnquantizedLinearMethod):
+    """SGLang's unquantised linear layer on a packed copy of its weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.packed = PackedWeight()
+
+    def apply(self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        return self.packed.linear(x, layer.weight, bias)
+
+
+class PackedHeadMethod(UnquantizedEmbeddingMethod):
+    """SGLang's unquantised LM head on a packed copy; a tied embedding still reads the plain rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.packed = PackedWeight()
+
+    def apply(self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        return self.packed.linear(x.to(layer.weight.dtype), layer.weight, bias)
+
+
+def pack_linear_layers(model: torch.nn.Module) -> None:
+    """Let a loaded model's unquantised layers run on packed weights, where this CPU has them for their dtype."""
+    packed_bytes = 0
+    lm_head = getattr(model, "lm_head", None)
+    for module in model.modules():
+        method = getattr(module, "quant_method", None)
+        if type(method) is UnquantizedLinearMethod and can_pack(module.weight.dtype):
+            module.quant_method = PackedLinearMethod()
+        elif module is lm_head and type(method) is UnquantizedEmbeddingMethod and can_pack(module.weight.dtype):
+            module.quant_method = PackedHeadMethod()
+        else:
+            continue
+        packed_bytes += module.weight.nbytes
+    logger.info("%s: %.1f MB of weights packed for oneDNN", type(model).__name__, packed_bytes / 1e6)
+
+
+def can_pack(dtype: torch.dtype) -> bool:
+    """Whether oneDNN multiplies this dtype on this CPU."""
+    if not torch.backends.mkldnn.is_available() or dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return False
+    try:
+        torch.ops.mkldnn._reorder_linear_weight(torch.zeros(16, 16, dtype=dtype), EXPECTED_ROWS)
+    except RuntimeError:
+        return False
+    return True
