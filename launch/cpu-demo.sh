@@ -9,7 +9,8 @@ DRAFTER="${DRAFTER:-}"
 MODEL_NAME="${MODEL_NAME:-SmolLM2-135M-Instruct}"
 HOST="${HOST:-127.0.0.1}"
 PORT="${PORT:-30000}"
-MIN_FREE_GIB="${MIN_FREE_GIB:-3}"
+# Scheduler, tokenizer and detokenizer of the default target: 7 GiB resident, 3 of them KV cache (--max-total-tokens).
+MIN_FREE_GIB="${MIN_FREE_GIB:-7}"
 
 # shellcheck source=launch/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
