@@ -29,8 +29,10 @@ def target_head(model: Any, config: DominoConfig) -> TargetHead:
     start, columns, padded_columns = _own_columns(lm_head, config)
     weight = getattr(lm_head, "weight", None)
     rows = weight[:columns] if weight is not None and is_dense_head_weight(weight) else None
-    own_method = rows is None or should_apply_lm_head_quant_method(lm_head, lm_head.quant_method)
-    base_logits = _base_logits_of_method(lm_head, columns) if own_method else _dense_base_logits(rows)
+    if rows is None or should_apply_lm_head_quant_method(lm_head, getattr(lm_head, "quant_method", None)):
+        base_logits = _base_logits_of_method(lm_head, columns)
+    else:
+        base_logits = _dense_base_logits(rows)
     group = get_parallel().tp_group
     whole = group.world_size == 1
     table = getattr(embedding, "weight", None)

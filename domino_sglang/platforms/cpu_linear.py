@@ -1,6 +1,6 @@
 """Matrix products of a CPU server on weights laid out once for oneDNN.
 
-PyTorch hands float32 products to MKL, which lays the weights out anew in every call, so that a block of six tokens costs
+PyTorch hands float32 products to MKL, which lays the weights out anew in every call: a block of six tokens then costs
 twice a single one. With the weights packed beforehand the block costs what the single token does, which is what
 speculative decoding rests on.
 """
@@ -8,8 +8,10 @@ speculative decoding rests on.
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import torch
+from sglang.srt.layers.quantization.base_config import QuantizeMethodBase
 from sglang.srt.layers.quantization.unquant import UnquantizedEmbeddingMethod, UnquantizedLinearMethod
 
 logger = logging.getLogger(__name__)
@@ -41,7 +43,7 @@ class PackedLinearMethod(UnquantizedLinearMethod):
         super().__init__()
         self.packed = PackedWeight()
 
-    def apply(self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    def apply(self, layer: Any, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         return self.packed.linear(x, layer.weight, bias)
 
 
@@ -52,7 +54,7 @@ class PackedHeadMethod(UnquantizedEmbeddingMethod):
         super().__init__()
         self.packed = PackedWeight()
 
-    def apply(self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    def apply(self, layer: Any, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         return self.packed.linear(x.to(layer.weight.dtype), layer.weight, bias)
 
 
@@ -62,13 +64,17 @@ def pack_linear_layers(model: torch.nn.Module) -> None:
     lm_head = getattr(model, "lm_head", None)
     for module in model.modules():
         method = getattr(module, "quant_method", None)
-        if type(method) is UnquantizedLinearMethod and can_pack(module.weight.dtype):
-            module.quant_method = PackedLinearMethod()
-        elif module is lm_head and type(method) is UnquantizedEmbeddingMethod and can_pack(module.weight.dtype):
-            module.quant_method = PackedHeadMethod()
+        packed: QuantizeMethodBase
+        if type(method) is UnquantizedLinearMethod:
+            packed = PackedLinearMethod()
+        elif type(method) is UnquantizedEmbeddingMethod and module is lm_head:
+            packed = PackedHeadMethod()
         else:
             continue
-        packed_bytes += module.weight.nbytes
+        weight = module.get_parameter("weight")
+        if can_pack(weight.dtype):
+            setattr(module, "quant_method", packed)  # noqa: B010
+            packed_bytes += weight.nbytes
     logger.info("%s: %.1f MB of weights packed for oneDNN", type(model).__name__, packed_bytes / 1e6)
 
 

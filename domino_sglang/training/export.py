@@ -12,6 +12,7 @@ import yaml
 
 from domino_sglang.hf import DominoDraftModel
 from domino_sglang.training.dataset import load_split
+from domino_sglang.training.drafter import PACKAGED
 from domino_sglang.training.recipe import Recipe, TrainRecipe
 from domino_sglang.training.storage import read_jsonl
 from domino_sglang.training.workloads import WORKLOADS
@@ -82,7 +83,8 @@ prompts and the evaluation's maths problems are excluded by text.
 ## Training
 {"Teacher forcing" if train.method == "tf" else "Training-time test"}, lambda {train.lambda_start} falling to 0 over \
 {train.lambda_decay_ratio:.0%} of the steps, gamma {train.gamma}, AdamW {train.learning_rate}, \
-{train.batch_sequences} sequences of {train.anchors_per_sequence} anchors a step.{_extras(train)} \
+{train.batch_sequences} sequences of {train.anchors_per_sequence} anchors a step.{_extras(train)}\
+{_start(shape.start_from)} \
 This checkpoint: step {best.get("step", "?")} of {train.steps}.
 
 | step | loss | final cross entropy | base cross entropy | accuracy |
@@ -125,6 +127,12 @@ def _extras(train: TrainRecipe) -> str:
     if train.distill:
         said.append(f"{train.distill:.0%} of each label was the target's own next-token distribution")
     return f" Beside the paper's recipe, {' and '.join(said)}." if said else ""
+
+
+def _start(source: str | None) -> str:
+    if source is None:
+        return ""
+    return f" The weights began as {'the drafter packaged before this one' if source == PACKAGED else f'`{source}`'}."
 
 
 def _log_until(file: Path, last: int | None) -> list[dict[str, Any]]:
