@@ -1,8 +1,8 @@
 """Matrix products of a CPU server on weights laid out once for oneDNN.
 
-PyTorch hands float32 products to MKL, which lays the weights out anew in every call: a block of six tokens then costs
-twice a single one. With the weights packed beforehand the block costs what the single token does, which is what
-speculative decoding rests on.
+PyTorch hands float32 products to MKL, which lays the weights out anew in every call, so that a draft block costs more
+than a single token. With the weights packed beforehand it costs no more, which is what speculative decoding rests on;
+``benchmarks/cpu_linear.py`` measures both.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sglang.srt.layers.quantization.unquant import UnquantizedEmbeddingMethod, U
 
 logger = logging.getLogger(__name__)
 
-# Rows that oneDNN lays the weights out for: a draft block, or a small batch. Others run at nearly full speed.
+# Rows that oneDNN lays the weights out for: a draft block, or a small batch.
 EXPECTED_ROWS = 8
 
 
@@ -61,7 +61,9 @@ class PackedHeadMethod(UnquantizedEmbeddingMethod):
 def pack_linear_layers(model: torch.nn.Module) -> None:
     """Let a loaded model's unquantised layers run on packed weights, where this CPU has them for their dtype."""
     packed_bytes = 0
-    lm_head = getattr(model, "lm_head", None)
+    # With --enable-fp32-lm-head SGLang casts the plain rows up itself; a method of the head's own would go before that.
+    cast_up = getattr(getattr(model, "logits_processor", None), "use_fp32_lm_head", False)
+    lm_head = None if cast_up else getattr(model, "lm_head", None)
     for module in model.modules():
         method = getattr(module, "quant_method", None)
         packed: QuantizeMethodBase

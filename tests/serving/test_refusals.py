@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from tests.support.drafters import drafter_config, write_drafter
@@ -45,6 +46,16 @@ def test_a_good_drafter_settles_the_arguments(fork_server, tiny, drafter):
     assert settled["speculative_num_steps"] == settled["speculative_eagle_topk"] == 1
     assert settled["max_running_requests"] > 0
     assert settled["disable_overlap_schedule"] is False
+
+
+# SGLang makes float16 of a float32 checkpoint, and the drafter's configuration says bfloat16.
+@pytest.mark.parametrize(
+    ("asked", "loaded"), [("auto", "float16"), ("float32", "float32"), ("half", "float16"), ("bfloat16", "bfloat16")]
+)
+def test_the_drafter_has_the_targets_dtype(fork_server, tiny, tmp_path, asked, loaded):
+    drafter = write_drafter(tmp_path / "drafter", tiny, dtype=torch.bfloat16)
+    argv = [*flags(tiny, drafter), "--dtype", asked]
+    assert fork_server.ask("dtypes", argv=argv)["value"] == [f"torch.{loaded}"] * 2
 
 
 @pytest.mark.parametrize("block", [2, 5, 8])

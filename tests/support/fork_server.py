@@ -60,6 +60,15 @@ def resolve(argv: list[str]) -> dict[str, Any]:
     return {name: getattr(view, name) for name in SETTLED}
 
 
+def dtypes(argv: list[str]) -> list[str]:
+    """The dtypes that SGLang's workers load target and drafter in."""
+    args = _server_args(argv)
+    from sglang.srt.configs.model_config import ModelConfig
+
+    drafter = {"model_path": args.speculative_draft_model_path, "is_draft_model": True}
+    return [str(ModelConfig.from_server_args(args, **model).dtype) for model in ({}, drafter)]
+
+
 def generate(argv: list[str], prompts: list[list[int]], max_new_tokens: int, out: str) -> dict[str, Any]:
     """Run prompts through a real scheduler, one after the other, and save every block drafted on the way.
 
@@ -174,7 +183,7 @@ SETTLED = (
     "disable_overlap_schedule",
     "attention_backend",
 )
-TASKS = {"resolve": resolve, "generate": generate, "together": together}
+TASKS = {"resolve": resolve, "dtypes": dtypes, "generate": generate, "together": together}
 
 
 def _answer(task: str, arguments: dict[str, Any], reply: Any) -> None:

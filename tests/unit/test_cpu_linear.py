@@ -95,6 +95,14 @@ def test_an_untied_embedding_is_not_packed():
     assert type(model.lm_head.quant_method) is PackedHeadMethod
 
 
+def test_a_head_that_sglang_casts_up_is_left_to_it():
+    model = Model(torch.bfloat16)
+    model.logits_processor = SimpleNamespace(use_fp32_lm_head=True)
+    pack_linear_layers(model)
+    assert type(model.plain.quant_method) is PackedLinearMethod
+    assert type(model.lm_head.quant_method) is UnquantizedEmbeddingMethod
+
+
 def test_a_dtype_without_kernels_runs_as_before(monkeypatch):
     def refuse(*_args):
         raise RuntimeError("mkldnn_reorder_linear_weight: fp16 path needs the cpu support avx512_fp16")

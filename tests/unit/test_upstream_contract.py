@@ -186,6 +186,15 @@ def test_worker_attributes_and_helpers_that_we_read():
         assert attribute in source, f"DFlashWorkerV2 has no {attribute} any more"
 
 
+def test_the_dtype_of_a_checkpoint():
+    """``admission`` settles ``--dtype auto`` as SGLang's model configuration does."""
+    from sglang.srt.configs import model_config
+    from sglang.srt.utils.hf_transformers_utils import get_hf_text_config
+
+    assert list(inspect.signature(model_config._get_and_verify_dtype).parameters) == ["config", "dtype"]
+    assert list(inspect.signature(get_hf_text_config).parameters) == ["config"]
+
+
 def test_tensor_parallel_sync_sites():
     from sglang.srt.speculative.spec_tp_sync import SpecTpSyncSite
 
