@@ -46,7 +46,7 @@ def milliseconds(run: Callable[[], object], repetitions: int) -> float:
     return statistics.median(times)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def measure(config, dtype: torch.dtype, repetitions: int) -> list[dict[str, float]]:
     matrices = weights(config, dtype)
     packed = [PackedWeight() for _ in matrices]

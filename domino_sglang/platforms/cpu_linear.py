@@ -11,6 +11,7 @@ import logging
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from sglang.srt.layers.quantization.base_config import QuantizeMethodBase
 from sglang.srt.layers.quantization.unquant import UnquantizedEmbeddingMethod, UnquantizedLinearMethod
 
@@ -29,6 +30,8 @@ class PackedWeight:
 
     def linear(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """``x [..., K]`` times ``weight [N, K]`` transposed, plus ``bias [N]`` -> ``[..., N]``, all of one dtype."""
+        if weight.is_inference():  # made in inference mode, it does not tell when it changes
+            return F.linear(x, weight, bias)
         now = (weight._version, weight.data_ptr())
         if now != self._of:
             self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), EXPECTED_ROWS)

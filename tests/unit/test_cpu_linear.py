@@ -61,6 +61,15 @@ def test_new_weights_are_multiplied_at_once():
     assert_product(method.apply(module, x), x, module.weight)
 
 
+@torch.inference_mode()
+def test_a_weight_made_in_inference_mode_is_never_stale():
+    module, method = layer(24, 64), PackedLinearMethod()
+    x = torch.randn(6, 64)
+    method.apply(module, x)
+    module.weight.copy_(torch.randn(24, 64))
+    assert_product(method.apply(module, x), x, module.weight)
+
+
 class Model(nn.Module):
     """An SGLang model in small: a layer, a layer with a method of its own, and an LM head tied to the embedding."""
 
