@@ -47,6 +47,8 @@ class Load:
         with file.open("w", encoding="utf-8") as stream:
             for prompt in self.prompts:
                 body = prompt.body(self.max_tokens, self.temperature) | {"workload": prompt.workload}
+                # Without a usage, SGLang's benchmark counts max_tokens for every answer, however short.
+                body["stream_options"] = {"include_usage": True}
                 if self.ignore_eos:
                     body["ignore_eos"] = True
                 stream.write(json.dumps(body, ensure_ascii=False) + "\n")

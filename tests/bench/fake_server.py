@@ -23,6 +23,7 @@ class Behaviour:
         answers_until_death: requests answered before it fails every further one; None is immortal.
         answer: text of an answer that is not streamed; None repeats "word ".
         metrics: text of ``/metrics``.
+        tokenizer: folder that ``/model_info`` names.
         used_tokens: KV slots that ``/v1/loads`` reports.
     """
 
@@ -33,6 +34,7 @@ class Behaviour:
     answers_until_death: int | None = None
     answer: str | None = None
     metrics: str = ""
+    tokenizer: str = ""
     used_tokens: int = 0
     bodies: list[dict[str, Any]] = field(default_factory=list)
 
@@ -75,6 +77,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._reply(self.behaviour.metrics, "text/plain")
         if self.path == "/v1/models":
             return self._reply(json.dumps({"data": [{"id": "fake"}]}))
+        if self.path == "/model_info":
+            return self._reply(json.dumps({"tokenizer_path": self.behaviour.tokenizer}))
         if self.path == "/v1/loads":
             load = {"num_running_reqs": 0, "num_waiting_reqs": 0, "num_used_tokens": self.behaviour.used_tokens}
             return self._reply(json.dumps({"loads": [load]}))
@@ -82,7 +86,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if self.path == "/flush_cache":
+        if self.path.startswith("/flush_cache"):
             return self._reply("{}")
         body = json.loads(raw)
         behaviour = self.behaviour

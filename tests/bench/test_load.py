@@ -3,9 +3,11 @@
 import json
 
 from domino_sglang.bench import load
+from domino_sglang.bench.crosscheck import bench_serving
 from domino_sglang.bench.load import Load
 from domino_sglang.bench.point import Point, summarise
 from domino_sglang.bench.workloads import chat, take
+from domino_sglang.demo import prepare_target
 from tests.bench.fake_server import PROMPT_TOKENS, Behaviour, FakeServer
 
 TOKENS, TTFT_S, TPOT_S, USERS, REQUESTS = 9, 0.15, 0.02, 2, 10
@@ -49,3 +51,14 @@ def test_sglangs_benchmark_can_read_the_same_requests(tmp_path):
     assert [body["max_tokens"] for body in bodies] == [5, 5, 5]
     assert all(body["temperature"] == 0.6 and body["ignore_eos"] for body in bodies)
     assert bodies[0]["messages"][0]["role"] == "user"
+
+
+def test_sglangs_benchmark_counts_the_tokens_that_were_answered():
+    target = prepare_target()
+    behaviour = Behaviour(ttft_s=0.5, tokens=3, tokenizer=str(target))
+    asked = Load(take(chat(), 4), users=1, max_tokens=64, temperature=0.0)
+    with FakeServer(behaviour) as server:
+        rate = bench_serving(server.url, asked)
+    # Three tokens take half a second; 64, what was asked for, would be 128 a second.
+    assert 0 < rate <= 6
+    assert behaviour.bodies[-1]["stream_options"] == {"include_usage": True}

@@ -11,7 +11,7 @@ import torch
 
 from domino_sglang.platforms import CPU_PLATFORM, cpu_platform_if_needed
 from domino_sglang.platforms.cpu import ATTENTION_BACKEND, DominoCpuPlatform
-from domino_sglang.platforms.cpu_attention import CpuAttentionBackend
+from domino_sglang.platforms.cpu_attention import CpuAttentionBackend, similar_lengths
 from domino_sglang.platforms.cpu_memory import assign_req_to_token_pool, extend_cache_locs
 
 HEADS, KV_HEADS, DIM, SLOTS = 6, 2, 8, 64
@@ -62,11 +62,11 @@ def naive(query, keys, values, positions, causal, window, last) -> torch.Tensor:
 @pytest.mark.parametrize("phase", ["prefill", "decode", "verify"])
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("window", [-1, 0, 3])
-def test_attention_equals_plain_softmax(phase, causal, window):
+@pytest.mark.parametrize("before", [[5, 0, 9], [5, 6, 4]], ids=["lengths apart", "similar lengths"])
+def test_attention_equals_plain_softmax(phase, causal, window, before):
     from sglang.srt.layers.radix_attention import AttentionType
 
     generator = torch.Generator().manual_seed(1)
-    before = [5, 0, 9]
     new = {"prefill": [3, 4, 2], "decode": [1, 1, 1], "verify": [4, 4, 4]}[phase]
     table = torch.randperm(SLOTS, generator=generator)[: 3 * 16].view(3, 16)
     rows = torch.tensor([2, 0, 1])
@@ -112,6 +112,13 @@ def test_attention_equals_plain_softmax(phase, causal, window):
         expected = naive(query, keys, values, range(b, b + n), causal, window, b + n - 1)
         torch.testing.assert_close(ours[start : start + n], expected, atol=1e-5, rtol=1e-4)
         start += n
+
+
+def test_requests_of_similar_lengths_attend_together():
+    assert similar_lengths([9, 4, 13]) == [[2, 0], [1]]
+    assert similar_lengths([5, 6, 4]) == [[0, 1, 2]]
+    assert similar_lengths([100, 1400, 49, 50]) == [[1], [0, 3], [2]]
+    assert similar_lengths([]) == []
 
 
 def test_mla_is_refused_in_words():
