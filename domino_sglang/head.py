@@ -94,8 +94,8 @@ class Draft:
     Attributes:
         tokens: int64 ``[B, S]``.
         log_q: float32 ``[B, S]``, log-probability of each token under the draft distribution
-            ``q_j = softmax(logits_j / temperature)``; greedy rows use temperature 1.
-        logsumexp: float32 ``[B, S]`` of ``logits_j / temperature`` (1 for greedy rows).
+            ``q_j = softmax(logits_j / temperature)``; greedy rows use temperature 1. NaN where nobody asked for it.
+        logsumexp: float32 ``[B, S]`` of ``logits_j / temperature`` (1 for greedy rows), or NaN likewise.
         correction: ``[B, S, R]``, ``c_j = SiLU(W1 [z_j ; s_{j-1}])``, zero for proposals 1..pure_draft_prefix_len;
             with the base logits it gives back any row of q (:func:`corrected_logits`).
     """
@@ -145,6 +145,7 @@ def rollout(
     pure_draft_prefix_len: int,
     sampling: DraftSampling | None = None,
     shard: VocabShard = WHOLE_VOCABULARY,
+    tokens_only: bool = False,
 ) -> Draft:
     """Draft S proposals for B requests, one after the other, over the full vocabulary.
 
@@ -156,6 +157,8 @@ def rollout(
         pure_draft_prefix_len: proposals up to this number take the base logits as they are.
         sampling: None drafts every request greedily.
         shard: which columns ``base_logits`` and ``weights.w2`` hold, under tensor parallelism.
+        tokens_only: leave out ``log_q`` and ``logsumexp``, which greedy verification never reads, and a pass over the
+            vocabulary for each proposal with them.
 
     Ties go to the lowest token id, as ``torch.argmax`` does.
     """
@@ -177,15 +180,22 @@ def rollout(
         else:
             correction[:, j] = F.silu(z_part[:, j] + F.linear(state, w1_state))
             logits = corrected_logits(base_logits[:, j], correction[:, j], weights.w2)
-        tokens[:, j], log_q[:, j], logsumexp[:, j] = choose(logits, j, sampling, shard)
+        tokens[:, j], log_q[:, j], logsumexp[:, j] = choose(logits, j, sampling, shard, tokens_only)
         previous = tokens[:, j]
     return Draft(tokens, log_q, logsumexp, correction)
 
 
 def choose(
-    logits: torch.Tensor, index: int, sampling: DraftSampling | None, shard: VocabShard = WHOLE_VOCABULARY
+    logits: torch.Tensor,
+    index: int,
+    sampling: DraftSampling | None,
+    shard: VocabShard = WHOLE_VOCABULARY,
+    tokens_only: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Token, log q(token) and logsumexp of proposal ``index`` (0-based) from float32 logits ``[B, V]``."""
+    """Token, log q(token) and logsumexp of proposal ``index`` (0-based) from float32 logits ``[B, V]``.
+
+    ``tokens_only`` gives NaN for the last two.
+    """
     score = logits
     if sampling is not None:
         greedy = sampling.temperature <= 0
@@ -194,7 +204,7 @@ def choose(
             noise = proposal_noise(sampling, index, logits.shape[-1], shard.start)
             score = logits - torch.where(greedy[:, None], 0.0, noise)
     token = score.argmax(-1, keepdim=True)
-    logsumexp = logits.logsumexp(-1)
+    logsumexp = torch.full_like(logits[:, 0], torch.nan) if tokens_only else logits.logsumexp(-1)
     if shard.all_gather is None:
         return (token + shard.start).squeeze(-1), logits.gather(-1, token).squeeze(-1) - logsumexp, logsumexp
     return _best_of_ranks(score.gather(-1, token), token + shard.start, logits.gather(-1, token), logsumexp, shard)

@@ -135,6 +135,7 @@ class TorchProposer:
             pure_draft_prefix_len=self.config.pure_draft_prefix_len,
             sampling=sampling,
             shard=self.target.shard,
+            tokens_only=sampling is None,
         )
         self.newest = DraftedBlock(draft, base_logits, self.weights.w2, sampling, self.target)
 

@@ -77,6 +77,23 @@ def test_greedy_rollout_equals_the_plain_loop(prefix_len, gru_bias):
     assert prefix_len == S or (draft.correction[:, prefix_len:] != 0).any()
 
 
+def test_tokens_alone_are_the_same_tokens():
+    head, z, base, bonus, embedding = setup()
+    whole = draw(head, z, base, bonus, embedding, 1)
+    with torch.no_grad():
+        alone = rollout(
+            head.weights(),
+            z=z,
+            base_logits=base,
+            bonus_tokens=bonus,
+            embedding=embedding,
+            pure_draft_prefix_len=1,
+            tokens_only=True,
+        )
+    assert torch.equal(alone.tokens, whole.tokens) and torch.equal(alone.correction, whole.correction)
+    assert alone.log_q.isnan().all() and alone.logsumexp.isnan().all()
+
+
 def test_the_correction_matters():
     parts = setup()
     assert not torch.equal(draw(*parts, 0).tokens, draw(*parts, S).tokens)
