@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from prometheus_client import Counter
 
 
@@ -45,3 +47,18 @@ def count_positions(model_name: str, num_proposals: int) -> PositionCounters:
     )
     HookRegistry.apply_hooks()
     return counters
+
+
+def count_blocks(model_name: str) -> Callable[[int], None]:
+    """Count decode steps by the length of their blocks, under ``--speculative-adaptive``.
+
+    Returns:
+        to be called with the number of proposals of each decode step.
+    """
+    labels = {"model_name": model_name}
+    steps = Counter(
+        "domino:decode_steps_total",
+        "Decode steps of a whole batch, by proposals in a block (0 is plain decoding).",
+        [*labels, "proposals"],
+    )
+    return lambda proposals: steps.labels(**labels, proposals=str(proposals)).inc()

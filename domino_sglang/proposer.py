@@ -143,3 +143,30 @@ class TorchProposer:
         if self.newest is None or self.newest.draft.tokens.shape[0] != batch:
             raise RuntimeError(f"no block of {batch} requests has been drafted")
         return self.newest
+
+
+class NoProposer:
+    """Proposes nothing: a block is the bonus token alone, and its step is one of plain decoding."""
+
+    name = "nothing"
+    extra_bytes = 0
+
+    def __init__(self, target: TargetHead, device: torch.device | str):
+        self.target, self.device = target, device
+        self.staged: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.position: torch.Tensor | None = None
+
+    def stage(self, temperature: torch.Tensor | None, seed: torch.Tensor | None) -> None:
+        self.staged = None if temperature is None or seed is None else (temperature, seed)
+
+    def __call__(self, hidden_states: torch.Tensor, input_ids: torch.Tensor, positions: torch.Tensor) -> None:
+        self.position = positions
+
+    def block(self, batch: int) -> DraftedBlock:
+        if self.position is None or self.position.shape[0] != batch:
+            raise RuntimeError(f"no block of {batch} requests has been drafted")
+        tokens = torch.empty(batch, 0, dtype=torch.int64, device=self.device)
+        nothing = torch.empty(batch, 0, device=self.device)
+        sampling = None if self.staged is None else DraftSampling(*self.staged, self.position)
+        none = nothing[..., None]
+        return DraftedBlock(Draft(tokens, nothing, nothing, none), none, nothing[:0], sampling, self.target)

@@ -52,7 +52,7 @@ def install_hooks() -> None:
     register(
         "sglang.srt.configs.model_config.ModelConfig._config_draft_model", present_as_dflash_drafter, HookType.AFTER
     )
-    register("sglang.srt.arg_groups.speculative_hook.handle_speculative_decoding", allow_dflash_flags, HookType.AROUND)
+    register("sglang.srt.arg_groups.speculative_hook.handle_speculative_decoding", allow_named_flags, HookType.AROUND)
     for target in NAME_CHECKS_ON_SERVER_ARGS:
         register(target, as_dflash, HookType.AROUND)
     register("sglang.srt.arg_groups.model_override_base._forces_eagle_topk_one", is_linear_chain, HookType.AFTER)
@@ -98,12 +98,16 @@ def as_dflash(original: Callable, server_args, *args, **kwargs):
         declare_resolution(server_args, "domino", speculative_algorithm=NAME)
 
 
-# Flags that upstream ties to the name DFLASH, and what each holds when it is off.
-_DFLASH_FLAGS = {"speculative_use_block_verification": False, "speculative_draft_window_size": None}
+# Flags that upstream ties to the names of its own algorithms, and what each holds when it is off.
+_NAMED_FLAGS = {
+    "speculative_use_block_verification": False,
+    "speculative_draft_window_size": None,
+    "speculative_adaptive": False,
+}
 
 
-def allow_dflash_flags(original: Callable, server_args) -> None:
-    """Keep flags that upstream refuses, or calls without effect, for any name but DFLASH's.
+def allow_named_flags(original: Callable, server_args) -> None:
+    """Keep flags that upstream refuses, or calls without effect, for names it does not know.
 
     Raises:
         Refusal: the drafter or an argument cannot be served.
@@ -124,12 +128,16 @@ def allow_dflash_flags(original: Callable, server_args) -> None:
 def _resolve_with_flags(original: Callable, server_args, view) -> None:
     from sglang.srt.arg_groups.overrides import declare_resolution
 
-    kept = {flag: getattr(view, flag) for flag in _DFLASH_FLAGS}
-    declare_resolution(server_args, "domino", **_DFLASH_FLAGS)
+    kept = {flag: getattr(view, flag) for flag in _NAMED_FLAGS}
+    declare_resolution(server_args, "domino", **_NAMED_FLAGS)
     try:
         original(server_args)
     finally:
         declare_resolution(server_args, "domino", **kept)
+    if kept["speculative_adaptive"]:
+        from domino_sglang.adaptive import check_flags
+
+        check_flags(view)
     window = kept["speculative_draft_window_size"]
     if window is not None and window < view.speculative_num_draft_tokens:
         raise ValueError(

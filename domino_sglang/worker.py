@@ -12,11 +12,11 @@ from sglang.srt.runtime_context import get_exec
 from sglang.srt.speculative.dflash_worker_v2 import DFlashWorkerV2, _commit_accept
 from sglang.srt.speculative.spec_tp_sync import SpecTpSyncSite
 
+from domino_sglang.adaptive import AdaptiveBlocks
 from domino_sglang.first_token import SeededFirstToken
-from domino_sglang.head import HeadWeights
-from domino_sglang.metrics import count_positions
+from domino_sglang.metrics import count_blocks, count_positions
 from domino_sglang.penalties import TokenLedger, count_of, forbid_early_stop
-from domino_sglang.proposer import Proposer, TargetHead, TorchProposer
+from domino_sglang.proposer import Proposer, TorchProposer
 from domino_sglang.resumed import has_past, penalise_resumed
 from domino_sglang.seeds import SeedSource
 from domino_sglang.step_timer import time_steps
@@ -43,22 +43,31 @@ class DominoWorker(DFlashWorkerV2):
         self.seeds = SeedSource(target_worker.random_seed, self.device)
         self.first_token = SeededFirstToken(self.model_runner.sampler)
         settled = resolving_view(server_args)
+        self.adaptive = None
+        if settled.speculative_adaptive:
+            self.adaptive = AdaptiveBlocks(self, settled.speculative_adaptive_config)
         if settled.enable_metrics:
-            model_name = settled.served_model_name or settled.model_path
-            count_positions(model_name, self.block_size - 1)
-            time_steps(self, model_name)
+            self._measure(settled.served_model_name or settled.model_path)
         self._batch = None
         self._sampling_info = None
         self._penalties = None
+
+    def _measure(self, model_name: str) -> None:
+        count_positions(model_name, self.block_size - 1)
+        time_steps(self, model_name)
+        if self.adaptive is not None:
+            self.adaptive.observe = count_blocks(model_name)
 
     def _attach_target(self) -> None:
         target_model = self._target_worker.model_runner.model
         target = target_head(target_model, self.draft_model.domino)
         first, columns = target.shard.start, target.columns
-        self.proposer = self._build_proposer(target, self.draft_model.head_weights(slice(first, first + columns)))
+        self.target_head, self._head_weights = target, self.draft_model.head_weights(slice(first, first + columns))
+        self.proposer = self.build_proposer()
         embedding, scale = unwrap_lora_layer(target_model.get_input_embeddings()), self._noise_embed_scale
         self.draft_model.embed_block = lambda ids: embedding(ids) if scale == 1.0 else embedding(ids) * scale
-        self.draft_model.propose = self.proposer
+        # By name, because there is another proposer for each length of block.
+        self.draft_model.propose = lambda *block: self.proposer(*block)
         logger.info(
             "DOMINO drafts %d tokens a step: the head runs in %s, %s, with %.1f MB besides its weights.",
             self.block_size,
@@ -67,8 +76,9 @@ class DominoWorker(DFlashWorkerV2):
             self.proposer.extra_bytes / 1e6,
         )
 
-    def _build_proposer(self, target: TargetHead, weights: HeadWeights) -> Proposer:
-        config = self.draft_model.domino
+    def build_proposer(self) -> Proposer:
+        """The LM head and the Domino head behind a backbone of ``block_size`` tokens."""
+        config, target, weights = self.draft_model.domino, self.target_head, self._head_weights
         if torch.device(self.device).type != "cuda":
             return TorchProposer(config, self.block_size, weights, target)
         from domino_sglang.triton_proposer import TritonProposer
@@ -76,6 +86,15 @@ class DominoWorker(DFlashWorkerV2):
         buckets = get_exec().graph.cuda_graph_config.decode.bs or [1]
         max_batch = max(resolving_view(self.server_args).max_running_requests, *buckets)
         return TritonProposer(config, self.block_size, weights, target, max_batch)
+
+    def init_cuda_graphs(self):
+        super().init_cuda_graphs()
+        if self.adaptive is not None:
+            self.adaptive.init_states()
+
+    def on_verify_complete_cpu(self, num_correct_drafts_per_req: list[int], batch_size: int = 0) -> None:
+        if self.adaptive is not None:
+            self.adaptive.settle(num_correct_drafts_per_req, batch_size)
 
     def forward_batch_generation(self, batch, *args, **kwargs):
         if batch.forward_mode.is_idle():
@@ -116,6 +135,8 @@ class DominoWorker(DFlashWorkerV2):
 
     def _decode(self, batch, *args, **kwargs):
         # Upstream would apply the batch's penalties and bias to every position alike; _accept_block does it instead.
+        if self.adaptive is not None:
+            self.adaptive.choose(batch.reqs)
         info = batch.sampling_info
         self._batch, self._sampling_info = batch, info
         self._penalties = self.ledger.penalties(batch.reqs, batch.spec_info.bonus_tokens)
@@ -151,8 +172,7 @@ class DominoWorker(DFlashWorkerV2):
 
     def _greedy_sample_from_vocab_parallel_head(self, *, hidden_states, lm_head, chunk_size=256):
         # Upstream asks for the proposals of the block whose forward has just run.
-        batch = hidden_states.shape[0] // (self.block_size - 1)
-        return self.proposer.block(batch).draft.tokens.reshape(-1)
+        return self.proposer.block(len(self._batch.seq_lens)).draft.tokens.reshape(-1)
 
     # --- verify ---
 

@@ -9,6 +9,7 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from domino_sglang.training.precision import usable_dtype
 from domino_sglang.training.recipe import DEMO_TARGET, Recipe
 
 
@@ -47,7 +48,7 @@ def load_target(recipe: Recipe, progress: bool = True, dtype: str = "auto") -> t
     """The frozen target in eval mode on the best device, and its tokenizer.
 
     Args:
-        dtype: ``auto`` is the checkpoint's own.
+        dtype: ``auto`` is the checkpoint's own; ``bfloat16`` becomes ``float32`` where a CPU cannot multiply it.
 
     Raises:
         ValueError: no such target.
@@ -59,7 +60,7 @@ def load_target(recipe: Recipe, progress: bool = True, dtype: str = "auto") -> t
         path = str(prepare_target(progress=progress))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=usable_dtype(dtype, device))
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot load the target {path!r}: {error}; set `target:` to a checkpoint folder") from error

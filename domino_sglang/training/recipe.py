@@ -96,7 +96,7 @@ class TrainRecipe:
         anchors_per_sequence: blocks per sequence and step.
         frequent_vocab, sampled_vocab: the softmax runs over the n most frequent tokens of the training text, every
             label, and a sample of the others that stands for the rest; 0 is the full vocabulary, exact.
-        dtype: ``float32`` or ``bfloat16`` (autocast, parameters stay float32).
+        dtype: ``float32`` or ``bfloat16`` (autocast, parameters stay float32; where a CPU cannot multiply it, float32).
         attention: ``split`` (matrix products, exact, no block-to-block work), ``sdpa`` or ``flex``.
         parallel: ``auto`` (FSDP under torchrun, else one process), ``none`` or ``fsdp``.
     """

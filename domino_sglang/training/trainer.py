@@ -34,6 +34,7 @@ from domino_sglang.training.dataset import (
 from domino_sglang.training.drafter import TargetEnds, load_weights, new_drafter
 from domino_sglang.training.loss import BlockLoss
 from domino_sglang.training.parallel import World, gather_state, scatter_state
+from domino_sglang.training.precision import usable_dtype
 from domino_sglang.training.recipe import Recipe
 from domino_sglang.training.scaling import fold_scale, measure_scale
 from domino_sglang.training.step import TrainingStep
@@ -76,6 +77,7 @@ class Trainer:
     def __init__(self, recipe: Recipe, target: PreTrainedModel, run_dir: Path | None = None, progress: bool = True):
         self.recipe, self.settings, self.progress = recipe, recipe.train, progress
         self.world = World.join(self.settings.parallel)
+        self.autocast = usable_dtype(self.settings.dtype, self.world.device) == "bfloat16"
         self.run_dir = run_dir or Path(recipe.work_dir)
         self.run_dir.mkdir(parents=True, exist_ok=True)
         self.target = target.to(self.world.device).requires_grad_(False).eval()
@@ -185,7 +187,7 @@ class Trainer:
         mix, rate = base_weight(self.step, settings), learning_rate(self.step, settings)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        with torch.autocast(device.type, torch.bfloat16, enabled=settings.dtype == "bfloat16"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.autocast):
             features = self.features(examples).to(device)
             features[..., : len(self.scale)] *= self.scale
             loss: BlockLoss = self.step_module(features, blocks.to(device), mix, candidates.to(device))

@@ -8,7 +8,7 @@ from domino_sglang.head import DraftSampling
 from domino_sglang.verify.acceptance import Acceptance, with_greedy_rows
 from domino_sglang.verify.bonus import draw_bonus, residual
 from domino_sglang.verify.draft_rows import RowOfQ
-from domino_sglang.verify.token_wise import accept_coins, log_ratio
+from domino_sglang.verify.token_wise import accept_coins, accept_sampled, log_ratio
 
 
 def accept_block(
@@ -33,6 +33,11 @@ def accept_block(
     Source: arXiv 2403.10444, algorithm 2; upstream ``speculative_sampling_classic_kernel`` with
     ``BLOCK_VERIFICATION=True``.
     """
+    if draft_tokens.shape[1] == 0:
+        # Nothing to accept jointly.
+        return accept_sampled(
+            p, draft_tokens, log_q, q_row, sampling, target_greedy=target_greedy, target_predict=target_predict
+        )
     prefix = _prefix_probability(log_ratio(p, draft_tokens, log_q, sampling))
     accept_len = _longest(
         accept_coins(sampling, prefix.shape[1]) <= _accept_probability(p, draft_tokens, q_row, sampling, prefix)

@@ -36,6 +36,8 @@ def residual(
         float32 ``[B, V]``, finite and not negative. NaN counts as no mass.
     """
     proposals, vocab = draft_tokens.shape[1], p.shape[-1]
+    if proposals == 0:
+        return _finite(p[:, 0])
     batch = torch.arange(p.shape[0], device=p.device)
     index_of_each = torch.full_like(batch, index) if isinstance(index, int) else index.long()
     drafted = index_of_each < proposals

@@ -102,6 +102,37 @@ TOPOLOGIES = {
 }
 
 
+TABLES = {
+    "none": (None, [], ["--speculative-adaptive-config", "pass", '"candidate_steps": [7]']),
+    "no file": ("", [], ["--speculative-adaptive-config is", "FileNotFoundError", "pass"]),
+    "no JSON": ("{", [], ["--speculative-adaptive-config is", "no such table", "pass"]),
+    "no candidates": ('{"1": {}}', [], ["candidate_steps", "no such table"]),
+    "too many proposals": ('{"1": {"candidate_steps": [8]}}', [], ["8 proposals", "at most 7", "lower"]),
+    "two batches at once": ('{"1": {"candidate_steps": [7]}}', ["--enable-two-batch-overlap"], ["drop either"]),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_adaptive_tables(fork_server, tiny, drafter, tmp_path, name):
+    table, more, words = TABLES[name]
+    given = ["--speculative-adaptive", *more]
+    if table is not None:
+        file = tmp_path / "table.json"
+        given += ["--speculative-adaptive-config", str(file)]
+        if table:
+            file.write_text(table)
+    message = refusal(fork_server, flags(tiny, drafter, *given))
+    assert all(word in message for word in words), message
+
+
+def test_an_adaptive_table_is_kept(fork_server, tiny, drafter, tmp_path):
+    (tmp_path / "table.json").write_text('{"1": {"candidate_steps": [3, 7]}, "8": {"candidate_steps": [0, 1]}}')
+    given = ["--speculative-adaptive", "--speculative-adaptive-config", str(tmp_path / "table.json")]
+    settled = fork_server.ask("resolve", argv=flags(tiny, drafter, *given))["value"]
+    assert settled["speculative_adaptive"] is True and settled["speculative_num_steps"] == 1
+    assert settled["speculative_num_draft_tokens"] == 8
+
+
 @pytest.mark.parametrize("name", TOPOLOGIES)
 def test_arguments(fork_server, tiny, drafter, name):
     given, words = TOPOLOGIES[name]

@@ -36,7 +36,7 @@ NAME_COMPARISONS = {
     "arg_groups.speculative_hook:_handle_dflash": "not called: DominoAlgorithm.handle_server_args does its work",
     "arg_groups.speculative_hook:_resolve_dflash_draft_attention_backend.get_fallback_backend": "as _handle_dflash",
     "arg_groups.speculative_hook:_resolve_dflash_draft_attention_backend.is_supported_backend": "as _handle_dflash",
-    "arg_groups.speculative_hook:handle_speculative_decoding": "hooked: allow_dflash_flags",
+    "arg_groups.speculative_hook:handle_speculative_decoding": "hooked: allow_named_flags",
     "arg_groups.validation_hook:<module>": "names the capture convention of a server without a drafter; not ours",
     "disaggregation.mooncake.conn:MooncakeKVManager._validate_peer_state_layout": (
         "a PD peer with another physical TP size is refused later, not at registration (CP-TP sharing only)"
@@ -77,6 +77,8 @@ OVERRIDDEN = {
     "__init__": ["self", "server_args", "gpu_id", "nccl_port", "target_worker"],
     "forward_batch_generation": ["self", "batch"],
     "_validate_phase1_sampling_support": ["self", "batch"],
+    "init_cuda_graphs": ["self"],
+    "on_verify_complete_cpu": ["self", "num_correct_drafts_per_req", "batch_size"],
     "_maybe_build_draft_sampler": ["self"],
     "_greedy_sample_from_vocab_parallel_head": ["self", "hidden_states", "lm_head", "chunk_size"],
     "_can_skip_verify_logits": ["self", "batch", "sampling_info"],

@@ -246,6 +246,21 @@ def test_one_seed_over_many_positions_is_as_good_as_many_seeds(rule):
     assert_follows(first[:, None], case.p)
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_without_proposals_the_token_is_the_targets(rule):
+    """Plain decoding as a block without proposals, greedy requests among the others."""
+    p = case_named("large vocabulary").p
+    last = torch.arange(DRAWS) % len(p)
+    nothing = torch.empty(DRAWS, 0)
+    sampling = DraftSampling(torch.ones(DRAWS), torch.arange(DRAWS), torch.full((DRAWS,), 5))
+    greedy = torch.arange(DRAWS) % 2 == 0
+    result = RULES[rule](p[last][:, None], nothing.long(), nothing, None, sampling, target_greedy=greedy)
+    assert (result.accept_len == 0).all()
+    assert torch.equal(result.bonus[greedy], p[last[greedy]].argmax(-1))
+    for token in (1, 3):
+        assert_law(result.bonus[last == token], p[token].double() / p[token].double().sum())
+
+
 @pytest.mark.parametrize("pure_draft_prefix_len", [0, 1])
 @pytest.mark.parametrize("rule", RULES)
 def test_the_real_head_drafts_and_the_target_law_remains(rule, pure_draft_prefix_len):
