@@ -6,6 +6,7 @@ A corpus is what ``data synthesize`` wrote, token ids only, compressed: ``corpor
 
 from __future__ import annotations
 
+import itertools
 import json
 import lzma
 import os
@@ -17,11 +18,12 @@ CORPORA = Path(__file__).parent / "corpora"
 KEPT = ("id", "kind", "temperature", "finish", "prompt_ids", "response_ids")
 
 
-def unpack_corpus(name: str, folder: Path) -> Path:
+def unpack_corpus(name: str, folder: Path, limit: int | None = None) -> Path:
     """Write ``folder/responses.jsonl`` from a corpus, without features; a file that is there already stays.
 
     Args:
         name: of a packaged corpus, or a path.
+        limit: of chats, from the first; None is all.
 
     Raises:
         DataError: no such corpus, or a damaged one.
@@ -37,7 +39,7 @@ def unpack_corpus(name: str, folder: Path) -> Path:
     part = file.with_suffix(".part")
     try:
         with lzma.open(source, "rt") as rows, part.open("w") as output:
-            for line in rows:
+            for line in itertools.islice(rows, limit):
                 output.write(json.dumps({**json.loads(line), "features": None}) + "\n")
     except (lzma.LZMAError, EOFError, ValueError) as error:
         raise DataError(f"{source} is damaged ({error}); write it again with `domino-sglang data pack`") from None

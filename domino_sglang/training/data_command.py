@@ -83,6 +83,6 @@ def _unpack(recipe: Recipe, target: PreTrainedModel, layers: tuple[int, ...], pr
     from domino_sglang.training.corpus import unpack_corpus
     from domino_sglang.training.features import write_features
 
-    unpack_corpus(str(recipe.data.corpus), recipe.data_dir)
+    unpack_corpus(str(recipe.data.corpus), recipe.data_dir, recipe.data.num_prompts)
     if recipe.data.cache_features and not (recipe.data_dir / "features.f16").is_file():
         write_features(target, recipe.data_dir, layers, progress=progress)

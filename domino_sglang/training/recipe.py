@@ -24,7 +24,7 @@ class DataRecipe:
     Attributes:
         corpus: train on these chats and write none, a packaged name or a file of ``data pack``.
         prompts_file: JSONL of chats (``{"messages": [...]}``); None lets the target write the user turns itself.
-        num_prompts: prompts to write when there is no file.
+        num_prompts: prompts to write when there is no file; of a corpus, the chats that are used at most.
         mix: share of each kind of prompt: ``code``, ``maths``, ``chat``.
         greedy_share: share of responses drawn at temperature 0; the rest at ``temperature``.
         max_prompt_tokens, max_new_tokens: longer prompts are dropped, longer responses cut.

@@ -10,6 +10,7 @@ import yaml
 
 from domino_sglang.hf import DominoDraftModel
 from domino_sglang.training import ablate_command, ablation, data_command, synthesize, train_command, workloads
+from domino_sglang.training.corpus import unpack_corpus
 from domino_sglang.training.storage import DataError
 
 
@@ -102,6 +103,7 @@ def test_a_corpus_trains_without_writing_a_word(recipe_file, tmp_path, monkeypat
     assert [[json.loads(a)[k] for k in kept] for a in unpacked] == [[json.loads(b)[k] for k in kept] for b in written]
     assert all(json.loads(line)["features"] is not None for line in unpacked)
 
+    assert sum(1 for _ in unpack_corpus(str(corpus), tmp_path / "few", 3).open()) == 3
     corpus.write_bytes(corpus.read_bytes()[:-20])
     for name, complaint in ((str(corpus), "is damaged"), ("nowhere", "no corpus 'nowhere'")):
         with pytest.raises(DataError, match=complaint):
