@@ -87,6 +87,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("measurement")
     what.add_argument("--temperature", type=float, nargs="+", default=[0.0, 1.0], help="0 is greedy")
     what.add_argument("--concurrency", type=int, nargs="+", help="users at once (default: 1 2 4 8; to 64 on a GPU)")
+    what.add_argument(
+        "--servers",
+        choices=("one", "all"),
+        help="up at a time; all takes the arms in turn at every point (default: all on a CPU, one on a GPU)",
+    )
     what.add_argument("--repetitions", type=int, default=3, help="of every point, interleaved")
     what.add_argument("--requests-per-user", type=int, default=MIN_REQUESTS_PER_USER, help="at each point")
     what.add_argument("--max-tokens", type=int, default=128, help="longest answer, in tokens")
@@ -116,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
                 max_tokens=args.max_tokens,
                 ignore_eos=args.ignore_eos,
                 # Idle servers on a CPU sleep; GPUs have room for one.
-                together=not gpu,
+                together=args.servers == "all" if args.servers else not gpu,
                 keep_cache=args.keep_cache,
                 point_timeout_s=args.point_timeout,
                 cross_check_arm=_cross_checked(args.cross_check, arms),
