@@ -45,9 +45,20 @@ def counter_key(
 
 def uniform(key: tuple[torch.Tensor, torch.Tensor], element: torch.Tensor) -> torch.Tensor:
     """float32 uniforms in (0, 1], fine-grained near 0, one per ``element`` (int64, broadcast against the key)."""
-    low, high = key
-    bits = mix32((mix32(element ^ low) + high) & MASK32)
-    return (bits.to(torch.float32) + 0.5) * 2.0**-32
+    low, high = (word.to(torch.int32) for word in key)
+    bits = _mix32_(_mix32_(element.to(torch.int32) ^ low).add_(high))
+    return bits.to(torch.int64).bitwise_and_(MASK32).to(torch.float32).add_(0.5).mul_(2.0**-32)
+
+
+def _mix32_(x: torch.Tensor) -> torch.Tensor:
+    """:func:`mix32` in place on int32, whose products wrap: ten times as fast over a whole vocabulary on a CPU."""
+    # A shift of int32 copies the sign, and the mask takes the copies away.
+    shifted = (x >> 16).bitwise_and_(0xFFFF)
+    x.bitwise_xor_(shifted).mul_(0x7FEB352D)
+    torch.bitwise_right_shift(x, 15, out=shifted)
+    x.bitwise_xor_(shifted.bitwise_and_(0x1FFFF)).mul_(0x846CA68B - 2**32)
+    torch.bitwise_right_shift(x, 16, out=shifted)
+    return x.bitwise_xor_(shifted.bitwise_and_(0xFFFF))
 
 
 def exponential(key: tuple[torch.Tensor, torch.Tensor], element: torch.Tensor) -> torch.Tensor:

@@ -49,6 +49,23 @@ def test_uniform_along(axis):
     assert stats.chisquare(count).pvalue > 1e-4
 
 
+def test_uniforms_are_those_of_unsigned_32_bit_arithmetic():
+    """Bit for bit, against NumPy's own uint32, for keys and elements with the highest bit set and without."""
+
+    def mix(x):
+        x = (x ^ (x >> numpy.uint32(16))) * numpy.uint32(0x7FEB352D)
+        x = (x ^ (x >> numpy.uint32(15))) * numpy.uint32(0x846CA68B)
+        return x ^ (x >> numpy.uint32(16))
+
+    low, high = counter_key(torch.arange(-32, 32) * 10**15, torch.arange(64), 3, STREAM_PROPOSAL)
+    ours = uniform((low[:, None], high[:, None]), torch.arange(5000))
+    words = [word.numpy().astype(numpy.uint32)[:, None] for word in (low, high)]
+    bits = mix(mix(numpy.arange(5000, dtype=numpy.uint32) ^ words[0]) + words[1])
+    assert (bits >= 2**31).any() and (bits < 2**31).any()
+    expected = (bits.astype(numpy.float32) + numpy.float32(0.5)) * numpy.float32(2.0**-32)
+    assert torch.equal(ours, torch.from_numpy(expected))
+
+
 @pytest.mark.parametrize("axis", AXES)
 def test_neighbours_are_independent(axis):
     u = row(**AXES[axis]).double().numpy()
