@@ -174,7 +174,8 @@ class AdaptiveBlocks:
         try:
             self._fresh(before, speculative_num_draft_tokens).give(worker, self.draft_runner)
             if speculative_num_steps:
-                worker.proposer = worker.build_proposer()
+                # The longest block's base logits have room for every other's, and one block runs at a time.
+                worker.proposer = worker.build_proposer(getattr(before.worker["proposer"], "scratch", None))
             else:
                 worker.proposer = NoProposer(worker.target_head, worker.device)
                 worker.draft_model_runner = RestingDrafter(self.draft_runner, worker)

@@ -23,11 +23,21 @@ class TritonProposer:
 
     Args:
         max_batch: most requests in one forward, padding of CUDA-graph buckets included.
+        scratch: memory for the base logits, of a proposer of a longer block that never runs at the same time; None
+            allocates it.
     """
 
     name = "Triton"
 
-    def __init__(self, config: DominoConfig, block_size: int, weights: HeadWeights, target: TargetHead, max_batch: int):
+    def __init__(
+        self,
+        config: DominoConfig,
+        block_size: int,
+        weights: HeadWeights,
+        target: TargetHead,
+        max_batch: int,
+        scratch: torch.Tensor | None = None,
+    ):
         self.config, self.block_size, self.weights, self.target = config, block_size, weights, target
         proposals, device, dtype = block_size - 1, weights.w2.device, weights.w2.dtype
         shard = target.shard
@@ -40,20 +50,18 @@ class TritonProposer:
             shard=None if shard.all_gather is None else KernelShard(shard.start, shard.all_gather),
         )
         logger.info("DOMINO's head kernels by batch size: %s.", self.rollout.choice)
-        self.base_logits = torch.empty(
-            max_batch,
-            proposals,
-            target.columns,
-            dtype=dtype if target.lm_head is None else target.lm_head.dtype,
-            device=device,
-        )
+        size = max_batch * proposals * target.columns
+        if scratch is None:
+            scratch = torch.empty(size, dtype=dtype if target.lm_head is None else target.lm_head.dtype, device=device)
+        self.scratch = scratch
+        self.base_logits = scratch[:size].view(max_batch, proposals, target.columns)
         self.temperature = torch.zeros(max_batch, dtype=torch.float32, device=device)
         self.seed = torch.zeros(max_batch, dtype=torch.int64, device=device)
         self.position = torch.zeros(max_batch, dtype=torch.int64, device=device)
 
     @property
     def extra_bytes(self) -> int:
-        held = [value for value in vars(self).values() if isinstance(value, torch.Tensor)]
+        held = [self.scratch, self.temperature, self.seed, self.position]
         return self.rollout.extra_bytes + sum(value.numel() * value.element_size() for value in held)
 
     def stage(self, temperature: torch.Tensor | None, seed: torch.Tensor | None) -> None:

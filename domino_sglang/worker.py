@@ -76,8 +76,8 @@ class DominoWorker(DFlashWorkerV2):
             self.proposer.extra_bytes / 1e6,
         )
 
-    def build_proposer(self) -> Proposer:
-        """The LM head and the Domino head behind a backbone of ``block_size`` tokens."""
+    def build_proposer(self, scratch: torch.Tensor | None = None) -> Proposer:
+        """The LM head and the Domino head behind a backbone of ``block_size`` tokens; on a GPU it takes lent memory."""
         config, target, weights = self.draft_model.domino, self.target_head, self._head_weights
         if torch.device(self.device).type != "cuda":
             return TorchProposer(config, self.block_size, weights, target)
@@ -85,7 +85,7 @@ class DominoWorker(DFlashWorkerV2):
 
         buckets = get_exec().graph.cuda_graph_config.decode.bs or [1]
         max_batch = max(resolving_view(self.server_args).max_running_requests, *buckets)
-        return TritonProposer(config, self.block_size, weights, target, max_batch)
+        return TritonProposer(config, self.block_size, weights, target, max_batch, scratch)
 
     def init_cuda_graphs(self):
         super().init_cuda_graphs()

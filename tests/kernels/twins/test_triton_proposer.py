@@ -51,8 +51,10 @@ def test_both_proposers_draft_the_same_block(device, shift_label, dense, tempera
     if temperature is not None:
         staged = torch.tensor(temperature, device=device), torch.tensor([1, 2, -3], device=device)
     step = inputs(device, 5)
+    ours.stage(*staged)
+    # Asked as a sampled batch that happens to be greedy, the oracle gives probabilities as well.
+    oracle.stage(*staged if temperature else (torch.zeros(BATCH, device=device), torch.arange(BATCH, device=device)))
     for proposer in (oracle, ours):
-        proposer.stage(*staged)
         proposer(*step)
     expected, drafted = oracle.block(BATCH), ours.block(BATCH)
     assert drafted.draft.tokens.tolist() == expected.draft.tokens.tolist()
@@ -82,3 +84,17 @@ def test_a_drafter_may_leave_more_proposals_uncorrected_than_a_shorter_block_has
         proposer.stage(None, None)
         proposer(*step)
     assert ours.block(BATCH).draft.tokens.tolist() == oracle.block(BATCH).draft.tokens.tolist()
+
+
+def test_a_shorter_block_drafts_in_memory_that_a_longer_one_lends(device):
+    _, longer = proposers(device, 5)
+    oracle, shorter = proposers(device, 3)
+    lent = TritonProposer(shorter.config, 3, shorter.weights, shorter.target, MAX_BATCH, longer.scratch)
+    assert lent.base_logits.data_ptr() == longer.base_logits.data_ptr()
+    longer.stage(None, None)
+    longer(*inputs(device, 5))
+    step = inputs(device, 3)
+    for proposer in (oracle, lent):
+        proposer.stage(None, None)
+        proposer(*step)
+    assert lent.block(BATCH).draft.tokens.tolist() == oracle.block(BATCH).draft.tokens.tolist()
