@@ -178,8 +178,12 @@ def _steps(data: SweepData, file: Path) -> None:
                     axis.bar(x, height, 0.9 * width, bottom, color=part_colour, label=part)
                     bottom += height
                 ticks.append(x)
-                labels.append(f"{arm}\nc={concurrency}")
-        axis.set_xticks(ticks, labels, fontsize=7)
+                labels.append(arm)
+        # Names stand upright under their bars, where any number of arms has room, and the groups' names below them.
+        axis.xaxis.remove_overlapping_locs = False
+        axis.set_xticks(ticks, labels, minor=True, rotation=90, fontsize=8)
+        axis.set_xticks(range(len(data.concurrencies)), [f"{c} at once" for c in data.concurrencies])
+        axis.tick_params(axis="x", which="major", length=0, pad=8 + 5 * max(map(len, labels), default=0))
     save(figure, data, file)
 
 
