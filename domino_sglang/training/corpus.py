@@ -6,7 +6,6 @@ A corpus is what ``data synthesize`` wrote, token ids only, compressed: ``corpor
 
 from __future__ import annotations
 
-import itertools
 import json
 import lzma
 import os
@@ -39,8 +38,10 @@ def unpack_corpus(name: str, folder: Path, limit: int | None = None) -> Path:
     part = file.with_suffix(".part")
     try:
         with lzma.open(source, "rt") as rows, part.open("w") as output:
-            for line in itertools.islice(rows, limit):
-                output.write(json.dumps({**json.loads(line), "features": None}) + "\n")
+            # To the end whatever the limit, where a damaged file shows itself.
+            for number, line in enumerate(rows):
+                if limit is None or number < limit:
+                    output.write(json.dumps({**json.loads(line), "features": None}) + "\n")
     except (lzma.LZMAError, EOFError, ValueError) as error:
         raise DataError(f"{source} is damaged ({error}); write it again with `domino-sglang data pack`") from None
     os.replace(part, file)

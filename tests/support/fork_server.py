@@ -179,6 +179,7 @@ SETTLED = (
     "speculative_draft_attention_backend",
     "speculative_use_block_verification",
     "speculative_draft_window_size",
+    "speculative_adaptive",
     "max_running_requests",
     "disable_overlap_schedule",
     "attention_backend",

@@ -19,6 +19,7 @@ TOUCH_SGLANG = {
     "admission",
     "upstream",
     "worker",
+    "adaptive",
     "draft_model",
     "target_head",
     "target_law",
