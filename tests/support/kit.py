@@ -27,12 +27,15 @@ class Kit(CustomTestCase):
         longest_prompt: characters; the middle of a longer one is left out.
         longest_repeat: an end to ``[a-z]+`` and ``[a-z]*`` in the grammars that the server gets. The kit's own pattern
             still judges the text.
+        temperature: in place of the kit's, where its pattern wants more than its grammar says, and a sample may not
+            have it.
     """
 
     arm = "sync"
     longest_answer: int | None = None
     longest_prompt: int | None = None
     longest_repeat: int | None = None
+    temperature: float | None = None
     api_key = "none"
 
     @pytest.fixture(autouse=True)
@@ -68,6 +71,8 @@ class Kit(CustomTestCase):
         for name in ("max_new_tokens", "max_tokens"):
             if self.longest_answer is not None and name in params:
                 params[name] = min(params[name], self.longest_answer)
+        if self.temperature is not None and "temperature" in params:
+            params["temperature"] = self.temperature
         for name in ("regex", "ebnf"):
             if self.longest_repeat is not None and isinstance(params.get(name), str):
                 params[name] = re.sub(r"\]([+*])", self._ended, params[name])
