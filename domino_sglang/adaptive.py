@@ -175,7 +175,7 @@ class AdaptiveBlocks:
             self._fresh(before, speculative_num_draft_tokens).give(worker, self.draft_runner)
             if speculative_num_steps:
                 # The longest block's base logits have room for every other's, and one block runs at a time.
-                worker.proposer = worker.build_proposer(getattr(before.worker["proposer"], "scratch", None))
+                worker.proposer = worker.build_proposer(before.worker["proposer"].scratch)
             else:
                 worker.proposer = NoProposer(worker.target_head, worker.device)
                 worker.draft_model_runner = RestingDrafter(self.draft_runner, worker)

@@ -80,9 +80,11 @@ class Proposer(Protocol):
     Attributes:
         name: which head runs, for the start-up line.
         extra_bytes: memory held besides the checkpoint's tensors.
+        scratch: memory to lend to the proposer of a shorter block; None where there is none.
     """
 
     name: str
+    scratch: torch.Tensor | None
 
     @property
     def extra_bytes(self) -> int: ...
@@ -107,6 +109,7 @@ class TorchProposer:
     """Drafts with the head in PyTorch: the CPU path."""
 
     name = "PyTorch"
+    scratch: torch.Tensor | None = None
 
     def __init__(self, config: DominoConfig, block_size: int, weights: HeadWeights, target: TargetHead):
         self.config, self.block_size, self.weights, self.target = config, block_size, weights, target
@@ -149,6 +152,7 @@ class NoProposer:
     """Proposes nothing: a block is the bonus token alone, and its step is one of plain decoding."""
 
     name = "nothing"
+    scratch: torch.Tensor | None = None
     extra_bytes = 0
 
     def __init__(self, target: TargetHead, device: torch.device | str):

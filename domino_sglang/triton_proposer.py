@@ -53,7 +53,7 @@ class TritonProposer:
         size = max_batch * proposals * target.columns
         if scratch is None:
             scratch = torch.empty(size, dtype=dtype if target.lm_head is None else target.lm_head.dtype, device=device)
-        self.scratch = scratch
+        self.scratch: torch.Tensor | None = scratch
         self.base_logits = scratch[:size].view(max_batch, proposals, target.columns)
         self.temperature = torch.zeros(max_batch, dtype=torch.float32, device=device)
         self.seed = torch.zeros(max_batch, dtype=torch.int64, device=device)
@@ -61,7 +61,7 @@ class TritonProposer:
 
     @property
     def extra_bytes(self) -> int:
-        held = [self.scratch, self.temperature, self.seed, self.position]
+        held = [self.base_logits, self.temperature, self.seed, self.position]
         return self.rollout.extra_bytes + sum(value.numel() * value.element_size() for value in held)
 
     def stage(self, temperature: torch.Tensor | None, seed: torch.Tensor | None) -> None:

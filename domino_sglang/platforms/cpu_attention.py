@@ -90,11 +90,13 @@ class CpuAttentionBackend(AttentionBackend):
 
     def _group(self, forward_batch: ForwardBatch, first: torch.Tensor, width: int, group: list[int], whole: bool):
         members = torch.tensor(group)
-        queries = (members[:, None] * width + torch.arange(width)).view(-1)
+        queries: slice | torch.Tensor = slice(0, len(group) * width)
+        if not whole:
+            queries = (members[:, None] * width + torch.arange(width)).view(-1)
         first = first[members]
         rows = forward_batch.req_pool_indices[members]
         slots = self.req_to_token_pool.req_to_token[rows, : int(first.max()) + width].to(torch.int64)
-        return Segment(slice(0, len(group) * width) if whole else queries, len(group), slots, first, width)
+        return Segment(queries, len(group), slots, first, width)
 
     def _per_request(self, forward_batch: ForwardBatch) -> list[Segment]:
         segments, start = [], 0

@@ -7,11 +7,14 @@ A corpus is what ``data synthesize`` wrote, token ids only, compressed: ``corpor
 from __future__ import annotations
 
 import json
+import logging
 import lzma
 import os
 from pathlib import Path
 
 from domino_sglang.training.storage import DataError, read_jsonl
+
+logger = logging.getLogger(__name__)
 
 CORPORA = Path(__file__).parent / "corpora"
 KEPT = ("id", "kind", "temperature", "finish", "prompt_ids", "response_ids")
@@ -35,7 +38,7 @@ def unpack_corpus(name: str, folder: Path, limit: int | None = None) -> Path:
         known = sorted(p.name.removesuffix(".jsonl.xz") for p in CORPORA.glob("*.jsonl.xz"))
         raise DataError(f"no corpus {name!r}: data.corpus is a path, or one of the packaged {known}")
     folder.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix(".part")
+    part, number = file.with_suffix(".part"), -1
     try:
         with lzma.open(source, "rt") as rows, part.open("w") as output:
             # To the end whatever the limit, where a damaged file shows itself.
@@ -45,6 +48,8 @@ def unpack_corpus(name: str, folder: Path, limit: int | None = None) -> Path:
     except (lzma.LZMAError, EOFError, ValueError) as error:
         raise DataError(f"{source} is damaged ({error}); write it again with `domino-sglang data pack`") from None
     os.replace(part, file)
+    if limit is not None and number >= limit:
+        logger.info("%s: the first %d of %d chats, as data.num_prompts says", source.name, limit, number + 1)
     return file
 
 

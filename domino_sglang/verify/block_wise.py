@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 
 from domino_sglang.head import DraftSampling
 from domino_sglang.verify.acceptance import Acceptance, with_greedy_rows
 from domino_sglang.verify.bonus import draw_bonus, residual
 from domino_sglang.verify.draft_rows import RowOfQ
-from domino_sglang.verify.token_wise import accept_coins, accept_sampled, log_ratio
+from domino_sglang.verify.token_wise import accept_coins, log_ratio
 
 
 def accept_block(
@@ -33,16 +34,12 @@ def accept_block(
     Source: arXiv 2403.10444, algorithm 2; upstream ``speculative_sampling_classic_kernel`` with
     ``BLOCK_VERIFICATION=True``.
     """
-    if draft_tokens.shape[1] == 0:
-        # Nothing to accept jointly.
-        return accept_sampled(
-            p, draft_tokens, log_q, q_row, sampling, target_greedy=target_greedy, target_predict=target_predict
-        )
     prefix = _prefix_probability(log_ratio(p, draft_tokens, log_q, sampling))
     accept_len = _longest(
         accept_coins(sampling, prefix.shape[1]) <= _accept_probability(p, draft_tokens, q_row, sampling, prefix)
     )
-    scale = torch.cat([torch.ones_like(prefix[:, :1]), prefix[:, :-1], torch.ones_like(prefix[:, :1])], 1)
+    one = torch.ones_like(p[:, 0, :1])
+    scale = torch.cat([one, prefix[:, :-1], one], 1)
     scale = scale.gather(1, accept_len[:, None].long()).squeeze(1)
     mass = residual(p, draft_tokens, q_row, sampling, accept_len, scale)
     bonus = draw_bonus(mass, p, accept_len, sampling)
@@ -75,5 +72,5 @@ def _accept_probability(
 
 def _longest(accepted: torch.Tensor) -> torch.Tensor:
     """Length of the longest accepted prefix, which need not have accepted shorter ones: bool ``[B, S]`` -> int32."""
-    length = torch.arange(1, accepted.shape[1] + 1, dtype=torch.int32, device=accepted.device)
-    return (accepted * length).amax(1).int()
+    length = torch.arange(accepted.shape[1] + 1, dtype=torch.int32, device=accepted.device)
+    return (F.pad(accepted.int(), (1, 0)) * length).amax(1)

@@ -66,10 +66,12 @@ def test_logprobs_without_proposals_are_the_targets(adaptive, ar):
     asked = [(ar.chat_ids(prompt), {"max_new_tokens": 12, "ignore_eos": True}) for prompt in chat(7)]
     prompt = ar.chat_ids("Name three rivers.")
     sampling = {"max_new_tokens": 12, "ignore_eos": True}
+    before = steps_by_length(adaptive)
     with ThreadPoolExecutor(1) as pool:
         crowd = pool.submit(adaptive.each, asked, 7)
         ours = adaptive.generate(prompt, sampling, return_logprob=True)["meta_info"]["output_token_logprobs"]
         crowd.result()
+    assert steps_by_length(adaptive)[0] > before[0]
     theirs = ar.generate(prompt, sampling, return_logprob=True)["meta_info"]["output_token_logprobs"]
     assert [token for _, token, *_ in ours] == [token for _, token, *_ in theirs]
     assert [value for value, *_ in ours] == pytest.approx([value for value, *_ in theirs], abs=1e-3)

@@ -6,14 +6,17 @@ import ast
 import inspect
 import re
 import textwrap
+from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
 import torch
 from sglang.srt.speculative.dflash_worker_v2 import DFlashWorkerV2
 
-from domino_sglang.adaptive import BUFFERS, SIZED_BY_THE_BLOCK, AdaptiveBlocks, RestingDrafter
+from domino_sglang.adaptive import BUFFERS, SIZED_BY_THE_BLOCK, AdaptiveBlocks, RestingDrafter, check_flags
 from domino_sglang.proposer import NoProposer
 
+TABLE = Path(__file__).resolve().parents[2] / "launch" / "adaptive" / "two-cores.json"
 # Upstream's own greedy head, which DOMINO never calls, and one that nothing writes.
 UNUSED = re.compile(r"_draft_greedy_|_draft_probs_buf")
 
@@ -43,6 +46,19 @@ def test_a_fresh_state_shares_no_buffer():
         assert one.worker[name] == value
         if isinstance(value, list):
             assert one.worker[name] is not other.worker[name] and one.worker[name] is not value
+
+
+def test_the_table_in_launch_fits_the_packaged_drafter():
+    args = dict(speculative_adaptive_config=str(TABLE), enable_two_batch_overlap=False, enable_pdmux=False)
+    check_flags(SimpleNamespace(**args, speculative_num_draft_tokens=6))
+    with pytest.raises(ValueError, match="names 5 proposals, and this server's block has at most 4"):
+        check_flags(SimpleNamespace(**args, speculative_num_draft_tokens=5))
+
+
+def test_a_target_with_mamba_layers_is_refused_in_words():
+    blocks = SimpleNamespace(worker=SimpleNamespace(_need_mamba_verify_commit=True))
+    with pytest.raises(ValueError, match=r"mamba layers.*drop --speculative-adaptive"):
+        AdaptiveBlocks.init_states(blocks)
 
 
 def test_a_resting_drafter_drafts_nothing_and_is_the_runner_in_all_else():

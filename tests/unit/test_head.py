@@ -53,7 +53,7 @@ def by_hand(head, z, base, bonus, embedding, prefix_len, pick):
     return torch.tensor(tokens)
 
 
-def draw(head, z, base, bonus, embedding, prefix_len, sampling=None):
+def draw(head, z, base, bonus, embedding, prefix_len, sampling=None, **options):
     with torch.no_grad():
         return rollout(
             head.weights(),
@@ -63,6 +63,7 @@ def draw(head, z, base, bonus, embedding, prefix_len, sampling=None):
             embedding=embedding,
             pure_draft_prefix_len=prefix_len,
             sampling=sampling,
+            **options,
         )
 
 
@@ -78,18 +79,8 @@ def test_greedy_rollout_equals_the_plain_loop(prefix_len, gru_bias):
 
 
 def test_tokens_alone_are_the_same_tokens():
-    head, z, base, bonus, embedding = setup()
-    whole = draw(head, z, base, bonus, embedding, 1)
-    with torch.no_grad():
-        alone = rollout(
-            head.weights(),
-            z=z,
-            base_logits=base,
-            bonus_tokens=bonus,
-            embedding=embedding,
-            pure_draft_prefix_len=1,
-            tokens_only=True,
-        )
+    parts = setup()
+    whole, alone = draw(*parts, 1), draw(*parts, 1, tokens_only=True)
     assert torch.equal(alone.tokens, whole.tokens) and torch.equal(alone.correction, whole.correction)
     assert alone.log_q.isnan().all() and alone.logsumexp.isnan().all()
 
