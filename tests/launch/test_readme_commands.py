@@ -20,12 +20,12 @@ from domino_sglang.server_process import ServerProcess
 from tests.unit.test_readme import ROOT, commands
 
 BUILT = Path(sys.prefix)
-# The packaged recipe's shape at a size of seconds.
+# The packaged recipe's shape at a size of seconds; problems of arithmetic are prompts that nobody has to write first.
 RECIPE = {
     "target": "demo",
     "work_dir": "run",
-    "data": {"num_prompts": 6, "mix": {"chat": 1.0}, "greedy_share": 1.0, "max_prompt_tokens": 60, "max_new_tokens": 12}
-    | {"slots": 6, "heldout": 2},
+    "data": {"num_prompts": 6, "mix": {"maths": 1.0}, "greedy_share": 1.0, "max_prompt_tokens": 120}
+    | {"max_new_tokens": 12, "slots": 6, "heldout": 2},
     "drafter": {"target_layer_ids": [1, 15, 28], "mask_token_id": 16, "num_hidden_layers": 1, "block_size": 4}
     | {"gru_hidden_dim": 16, "emb_dim": 8},
     "train": {"steps": 2, "batch_sequences": 2, "anchors_per_sequence": 4, "max_length": 128, "frequent_vocab": 256}
