@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from statistics import mean, median, stdev
+from statistics import mean, stdev
 from typing import Any
 
 import torch
@@ -97,7 +97,7 @@ def measure(recipe: Recipe, target: PreTrainedModel, arm: Arm, seed: int, progre
     return {
         "arm": arm.name,
         "seed": seed,
-        "steps": changed.train.steps,
+        "training_steps": changed.train.steps,
         "sequences": len(trainer.training),
         **dataclasses.asdict(result),
     }
@@ -132,33 +132,46 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
-def by_arm(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
-    lengths: dict[str, list[float]] = defaultdict(list)
+def by_arm(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, Mapping[str, Any]]]:
+    """Arm to seed to row."""
+    table: dict[str, dict[int, Mapping[str, Any]]] = defaultdict(dict)
     for row in rows:
-        lengths[row["arm"]].append(row["length"])
-    return lengths
+        table[row["arm"]][row["seed"]] = row
+    return table
 
 
 def report(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown table of acceptance lengths: median, mean and spread over the seeds."""
-    lengths = by_arm(rows)
-    first = rows[0]
+    """Markdown table of acceptance lengths: mean and spread over seeds, kinds of prompts, gain over DFlash alone."""
+    table, first = by_arm(rows), rows[0]
+    kinds = sorted(first["by_kind"])
     lines = [
         "# Ablations: acceptance length on held-out text, greedy replay",
         "",
         f"{first['date']}, {first['hardware']}, torch {first['torch']}, transformers {first['transformers']}, commit "
-        f"{first['commit']}; {first['steps']} steps on {first['sequences']} chats; command: `{first['command']}`",
+        f"{first['commit']}; {first['training_steps']} steps on {first['sequences']} chats; command: "
+        f"`{first['command']}`",
         "",
-        "| arm | median | mean | standard deviation | seeds | against DFlash alone |",
-        "|---|---|---|---|---|---|",
+        "Means over the seeds ± their standard deviation; the gain is taken seed by seed.",
+        "",
+        f"| arm | acceptance length | against DFlash alone | {' | '.join(kinds)} | seeds |",
+        f"|---|---|---|{'---|' * len(kinds)}---|",
     ]
-    base = mean(lengths["DFlash alone"]) if lengths.get("DFlash alone") else None
-    for arm, values in lengths.items():
-        spread = f"{stdev(values):.3f}" if len(values) > 1 else "-"
-        gain = f"{mean(values) / base - 1:+.1%}" if base else "-"
-        lines.append(f"| {arm} | {median(values):.3f} | {mean(values):.3f} | {spread} | {len(values)} | {gain} |")
+    base = table.get("DFlash alone", {})
+    for arm, seeds in table.items():
+        gains = [100 * (row["length"] / base[seed]["length"] - 1) for seed, row in seeds.items() if seed in base]
+        by_kind = " | ".join(f"{mean(row['by_kind'][kind] for row in seeds.values()):.2f}" for kind in kinds)
+        length = spread([row["length"] for row in seeds.values()], ".3f")
+        lines.append(f"| {arm} | {length} | {spread(gains, '+.1f', '%')} | {by_kind} | {len(seeds)} |")
     paper = "The paper (Qwen3-8B): without head 3.49, with head 4.19; TTT 3.80, TF 3.96, TF + curriculum 4.19."
     return "\n".join([*lines, "", paper, ""])
+
+
+def spread(values: Sequence[float], form: str, unit: str = "") -> str:
+    """Mean ± standard deviation; the mean alone of one value, a dash of none."""
+    if not values:
+        return "-"
+    middle = f"{mean(values):{form}}{unit}"
+    return f"{middle} ± {stdev(values):{form.lstrip('+')}}" if len(values) > 1 else middle
 
 
 def plot(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
@@ -171,7 +184,7 @@ def plot(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
     except ImportError:
         logger.warning("no plot: `pip install 'domino-sglang[bench]'` for matplotlib")
         return
-    lengths = by_arm(rows)
+    lengths = {arm: [row["length"] for row in seeds.values()] for arm, seeds in by_arm(rows).items()}
     figure, axes = plt.subplots(figsize=(8, 0.55 * len(lengths) + 1.2), layout="constrained")
     for place, (_, values) in enumerate(lengths.items()):
         axes.barh(place, mean(values), color="#9db7d5")

@@ -83,7 +83,9 @@ def test_one_command_makes_a_drafter_and_ablations_compare(recipe_file, tmp_path
     rows = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
     assert len(rows) == 7 and all(1.0 <= row["length"] <= 4.0 for row in rows)
     assert {"hardware", "commit", "command", "torch", "date"} <= set(rows[0])
-    assert "| DFlash alone |" in (out / "README.md").read_text()
+    assert all(row["training_steps"] == 2 for row in rows)
+    said = (out / "README.md").read_text()
+    assert "2 steps on 4 chats" in said and "| DFlash alone |" in said
     # Restartable: a second run finds every row.
     assert run(ablate_command, recipe_file, "--seeds", "0", "--out", str(out), "--set", "train.steps=2") == 0
     assert len((out / "rows.jsonl").read_text().splitlines()) == 7
@@ -121,6 +123,23 @@ def test_a_malformed_change_is_explained(recipe_file):
         run(train_command, recipe_file, "--set", "train.steps")
     with pytest.raises(ValueError, match="cannot load the target"):
         run(train_command, recipe_file, "--set", "target=/nowhere")
+
+
+def test_the_ablation_report_is_means_and_spreads_over_seeds():
+    about = dict.fromkeys(("date", "hardware", "torch", "transformers", "commit", "command"), "x")
+    lengths = {"TF + curriculum (Domino)": (1.5, 1.7), "DFlash alone": (1.25, 1.7)}
+    rows = [
+        {"arm": arm, "seed": seed, "length": length, "by_kind": {"chat": length, "maths": 2.0}, **about}
+        | {"training_steps": 7, "sequences": 9}
+        for arm, values in lengths.items()
+        for seed, length in enumerate(values)
+    ]
+    said = ablation.report(rows)
+    # Gains +20% and 0%: mean 10, standard deviation sqrt(200).
+    assert "| TF + curriculum (Domino) | 1.600 ± 0.141 | +10.0% ± 14.1 | 1.60 | 2.00 | 2 |" in said
+    assert "| DFlash alone | 1.475 ± 0.318 | +0.0% ± 0.0 | 1.48 | 2.00 | 2 |" in said
+    assert "7 steps on 9 chats" in said
+    assert "| 1.500 | - |" in ablation.report(rows[:1])
 
 
 def test_arms_differ_in_one_thing_each(recipe):
