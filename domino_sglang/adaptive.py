@@ -150,8 +150,9 @@ class AdaptiveBlocks:
             )
         self._states[self.longest] = BlockState.of(self.worker, self.draft_runner)
         self.controller.register(self._states[self.longest], self.longest)
-        graphs = self._on_gpu and _has_graphs(self.worker.model_runner)
-        self.controller.init_states(list(get_exec().graph.cuda_graph_bs_decode) if graphs else None)
+        runner = self.worker.model_runner
+        graphs = self._on_gpu and _has_graphs(runner)
+        self.controller.init_states(list(runner.decode_cuda_graph_runner.capture_bs) if graphs else None)
 
     def choose(self, reqs: list[Any]) -> None:
         """Before a decode step of these requests."""
@@ -261,13 +262,14 @@ class RestingDrafter:
 @contextmanager
 def _building_for(block_size: int, batch_sizes: list[int] | None) -> Iterator[None]:
     """Attention backends and graphs that are made within are of this block, for these batch sizes."""
-    before = {
-        "speculative_num_draft_tokens": get_spec().speculative_num_draft_tokens,
-        "cuda_graph_bs_decode": get_exec().graph.cuda_graph_bs_decode,
-    }
-    batches = {"cuda_graph_bs_decode": batch_sizes} if batch_sizes else {}
-    get_context().override("domino_adaptive", speculative_num_draft_tokens=block_size, **batches)
+    longest, graphs = get_spec().speculative_num_draft_tokens, get_exec().graph.cuda_graph_config
+    get_context().override("domino_adaptive", speculative_num_draft_tokens=block_size)
+    if batch_sizes:
+        # What a runner captures stands here, resolved; the flag --cuda-graph-bs-decode is not read again.
+        every_size, graphs.decode.bs = graphs.decode.bs, batch_sizes
     try:
         yield
     finally:
-        get_context().override("domino_adaptive", **before)
+        if batch_sizes:
+            graphs.decode.bs = every_size
+        get_context().override("domino_adaptive", speculative_num_draft_tokens=longest)

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 
 from sglang.srt.arg_groups.choices import DRAFT_ATTENTION_BACKEND_CHOICES
 from sglang.srt.platforms import current_platform
+from sglang.srt.utils import get_device_memory_capacity
 
 from domino_sglang.checkpoint import check_against_target, check_checkpoint
 from domino_sglang.config import CheckpointError, DominoConfig
 
-DEFAULT_MAX_RUNNING_REQUESTS = 256
+# The default of --max-running-requests: as many as the logits of one block each take this share of the device's memory.
+LOGITS_SHARE = 0.06
+FEWEST_RUNNING, MOST_RUNNING = 48, 256  # SGLang's own default for speculative decoding, and what DOMINO is made for
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Admission:
     num_draft_tokens: int
     draft_attention_backend: str
     dtype: str
-    max_running_requests: int = DEFAULT_MAX_RUNNING_REQUESTS
+    max_running_requests: int
 
 
 def admit(server_args) -> Admission:
@@ -44,11 +47,24 @@ def admit(server_args) -> Admission:
     config = drafter_config(server_args)
     target = _target_config(server_args)
     check_against_target(config, target.to_dict())
+    num_draft_tokens = _num_draft_tokens(config, server_args)
     return Admission(
-        num_draft_tokens=_num_draft_tokens(config, server_args),
+        num_draft_tokens=num_draft_tokens,
         draft_attention_backend=_draft_attention_backend(server_args),
         dtype=_target_dtype(target, server_args.dtype),
+        max_running_requests=running_requests(
+            num_draft_tokens, config.vocab_size, get_device_memory_capacity(str(server_args.device))
+        ),
     )
+
+
+def running_requests(num_draft_tokens: int, vocab_size: int, memory_mib: float | None) -> int:
+    """How many requests are decoded at once where the user does not say; ``memory_mib`` None is unknown."""
+    if memory_mib is None:
+        return FEWEST_RUNNING
+    # The target's logits in float32, and the drafter's base logits in 2 bytes or 4.
+    of_one = num_draft_tokens * vocab_size * 8
+    return min(MOST_RUNNING, max(FEWEST_RUNNING, int(LOGITS_SHARE * memory_mib * 2**20 / of_one)))
 
 
 def _check_topology(args) -> None:

@@ -72,6 +72,8 @@ class DominoDraftModel(DFlashDraftModel):
         """
         if self.embed_block is None or self.propose is None:
             raise RuntimeError("the drafter has no target yet: DominoWorker attaches it after loading")
+        # A graph is replayed for more requests than there are; the rows beyond hold whatever ids were there before.
+        input_ids = input_ids.clamp(0, self.domino.vocab_size - 1)
         output = super().forward(input_ids, positions, forward_batch, self.embed_block(input_ids), **kwargs)
         self.propose(output.hidden_states, input_ids, positions)
         return output

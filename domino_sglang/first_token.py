@@ -7,6 +7,7 @@ from sglang.srt.layers.sampler import Sampler
 
 from domino_sglang.seeds import draw_with_seed, seeded_rows
 from domino_sglang.target_law import filtered
+from domino_sglang.transfer import to_device
 
 
 class SeededFirstToken:
@@ -27,7 +28,7 @@ class SeededFirstToken:
         if not rows or info.sampling_seed is not None:
             return
         seeds = [batch.reqs[i].sampling_params.sampling_seed for i in rows]
-        info.domino_seeds = (torch.tensor(rows, device=info.device), torch.tensor(seeds, device=info.device))
+        info.domino_seeds = tuple(to_device(some, torch.int64, info.device) for some in (rows, seeds))
 
     def __call__(self, probs, sampling_info, positions, simple_sampling_case):
         staged = getattr(sampling_info, "domino_seeds", None)

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from domino_sglang.transfer import to_device
+
 
 def counts_tokens(params: Any) -> bool:
     """Whether a request's sampling parameters need a count of the tokens it has produced."""
@@ -20,8 +22,9 @@ def counts_tokens(params: Any) -> bool:
 
 def count_of(tokens: Iterable[int], vocab_size: int, device: torch.device | str) -> torch.Tensor:
     """How often each token occurs: token ids -> int32 ``[vocab_size]``."""
+    # Counted on the host: a GPU's bincount waits for the GPU.
     ids = torch.tensor(list(tokens), dtype=torch.int64)
-    return torch.bincount(ids, minlength=vocab_size).to(device, torch.int32)
+    return to_device(torch.bincount(ids, minlength=vocab_size), torch.int32, device)
 
 
 @dataclass(frozen=True)
@@ -104,15 +107,15 @@ class TokenLedger:
         self.forget(set(self.slots) - {reqs[i].rid for i in penalised})
         if not penalised:
             return None
-        index = torch.tensor(penalised, device=self.device)
+        index = to_device(penalised, torch.int64, self.device)
         for i in penalised:
             if reqs[i].rid not in self.slots:
                 self._enter(reqs[i], bonus_tokens[i])
-        slots = torch.tensor([self.slots[reqs[i].rid] for i in penalised], device=self.device)
+        slots = to_device([self.slots[reqs[i].rid] for i in penalised], torch.int64, self.device)
 
         def parameter(name: str) -> torch.Tensor:
             values = [getattr(reqs[i].sampling_params, name) for i in penalised]
-            return torch.tensor(values, dtype=torch.float32, device=self.device)
+            return to_device(values, torch.float32, self.device)
 
         return BlockPenalties(
             index,
@@ -133,7 +136,7 @@ class TokenLedger:
         rows = [(i, self.slots[req.rid]) for i, req in enumerate(reqs) if req.rid in self.slots]
         if not rows:
             return
-        index, slots = (torch.tensor(column, device=self.device) for column in zip(*rows, strict=True))
+        index, slots = to_device(rows, torch.int64, self.device).unbind(1)
         committed = torch.arange(tokens.shape[1], device=self.device) < lengths[index, None]
         self.counts.index_put_(
             (slots[:, None].expand_as(committed), tokens[index]), committed.to(torch.int32), accumulate=True
@@ -169,7 +172,7 @@ def forbid_early_stop(logits: torch.Tensor, reqs: list[Any], seq_lens: torch.Ten
         # The host's length lags behind the device's, never the other way: a request past it needs no look.
         if minimum <= 0 or len(req.output_ids) >= minimum:
             continue
-        stop = torch.tensor(sorted(stop_token_ids(req)), dtype=torch.int64, device=logits.device)
+        stop = to_device(sorted(stop_token_ids(req)), torch.int64, logits.device)
         produced = seq_lens[i] + 1 - len(req.origin_input_ids)
         early = produced + torch.arange(logits.shape[1], device=logits.device) < minimum
         logits[i, :, stop] = logits[i, :, stop].masked_fill(early[:, None], -torch.inf)

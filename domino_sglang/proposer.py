@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -54,6 +54,14 @@ class DraftedBlock:
     w2: torch.Tensor
     sampling: DraftSampling | None
     target: TargetHead
+
+    def rows(self, requests: slice) -> DraftedBlock:
+        """The block of some of the requests."""
+        drafted, sampling = self.draft, self.sampling
+        draft = Draft(*(x[requests] for x in (drafted.tokens, drafted.log_q, drafted.logsumexp, drafted.correction)))
+        if sampling is not None:
+            sampling = DraftSampling(*(x[requests] for x in (sampling.temperature, sampling.seed, sampling.position)))
+        return replace(self, draft=draft, base_logits=self.base_logits[requests], sampling=sampling)
 
     @property
     def q_row(self) -> RowOfQ:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from domino_sglang.random_numbers import STREAM_BONUS, counter_key, exponential
+from domino_sglang.transfer import to_device
 
 
 class SeedSource:
@@ -26,7 +27,7 @@ class SeedSource:
         for i, req in enumerate(reqs):
             if req.sampling_params.sampling_seed is not None:
                 fresh[i] = req.sampling_params.sampling_seed
-        return fresh.to(self.device, non_blocking=True)
+        return to_device(fresh, torch.int64, self.device)
 
 
 def seeded_rows(reqs: list[Any]) -> list[int]:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from sglang.srt.layers.logits_processor import should_apply_lm_head_quant_method
+from sglang.srt.layers.vocab_parallel_embedding import VocabParallelEmbedding
 from sglang.srt.lora.layers import unwrap_lora_layer
 from sglang.srt.runtime_context import get_parallel
 from sglang.srt.speculative.dflash_utils import is_dense_head_weight
@@ -34,17 +35,25 @@ def target_head(model: Any, config: DominoConfig) -> TargetHead:
     else:
         base_logits = _dense_base_logits(rows)
     group = get_parallel().tp_group
-    whole = group.world_size == 1
-    table = getattr(embedding, "weight", None)
+    # A head that every rank holds in full needs no exchange: each finds the whole answer alone.
+    whole = group.world_size == 1 or columns == config.vocab_size
     return TargetHead(
         embed=embedding,
-        table=table if whole and is_dense_head_weight(table) else None,
+        table=_table(embedding),
         base_logits=base_logits,
         shard=VocabShard(start, None if whole else _all_gather(group)),
         columns=columns,
         padded_columns=padded_columns,
         lm_head=rows,
     )
+
+
+def _table(embedding: Any) -> torch.Tensor | None:
+    """The matrix whose rows are what ``embedding`` returns, or None where it shards, scales or converts them."""
+    weight = getattr(embedding, "weight", None)
+    plain = type(embedding).forward in (torch.nn.Embedding.forward, VocabParallelEmbedding.forward)
+    whole = getattr(embedding, "tp_size", 1) == 1 and getattr(embedding, "output_dtype", None) is None
+    return weight if plain and whole and is_dense_head_weight(weight) else None
 
 
 def _own_columns(lm_head: Any, config: DominoConfig) -> tuple[int, int, int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from sglang.srt.runtime_context import get_exec
 
@@ -20,6 +22,12 @@ def target_probabilities(logits: torch.Tensor, sampling_info) -> torch.Tensor:
     return filtered(torch.softmax(logits.float() / temperature, -1), sampling_info)
 
 
+def law_of(info, requests: slice):
+    """What of a ``SamplingBatchInfo`` makes the law, for some of its requests."""
+    names = ("temperatures", "top_ks", "top_ps", "min_ps")
+    return dataclasses.replace(info, **{name: getattr(info, name)[requests] for name in names})
+
+
 def filtered(probs: torch.Tensor, info) -> torch.Tensor:
     """Apply top-k, top-p and min-p of ``SamplingBatchInfo`` to float32 ``[B, N, V]`` and normalise.
 
@@ -29,7 +37,7 @@ def filtered(probs: torch.Tensor, info) -> torch.Tensor:
     batch, positions, vocab = probs.shape
     if not (info.need_top_k_sampling or info.need_top_p_sampling or info.need_min_p_sampling):
         return probs
-    flat = probs.view(-1, vocab)
+    flat = probs.reshape(-1, vocab).contiguous()
 
     def per_row(values: torch.Tensor) -> torch.Tensor:
         return values.view(-1).repeat_interleave(positions)
@@ -71,13 +79,16 @@ def keep_with_kernels(
     """
     from sgl_kernel import top_k_renorm_prob, top_p_renorm_prob
 
-    by_top_k = top_k_renorm_prob(probs, top_k)
-    kept = by_top_k.masked_fill(top_p_renorm_prob(probs, top_p) <= 0, 0.0)
+    # In place where it can be: a tensor like these is hundreds of megabytes.
+    kept = top_k_renorm_prob(probs, top_k)
     if min_p is not None:
-        chained = top_p_renorm_prob(by_top_k, top_p)
+        chained = top_p_renorm_prob(kept, top_p)
+    # A top_p of 1 removes nothing, whatever the kernel's running sum rounds to.
+    kept.masked_fill_((top_p_renorm_prob(probs, top_p) <= 0) & (top_p < 1)[:, None], 0.0)
+    if min_p is not None:
         chained.masked_fill_(chained < chained.amax(-1, keepdim=True) * min_p[:, None], 0.0)
         kept = torch.where((min_p > 0)[:, None], chained, kept, out=kept)
-    return kept / kept.sum(-1, keepdim=True)
+    return kept.div_(kept.sum(-1, keepdim=True))
 
 
 def _renorm_kernels() -> bool:

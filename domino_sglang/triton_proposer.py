@@ -73,6 +73,7 @@ class TritonProposer:
         self.temperature[batch:].zero_()
         self.seed[:batch].copy_(seed, non_blocking=True)
 
+    @torch.compiler.disable  # --enable-torch-compile compiles the forward around these kernels
     def __call__(self, hidden_states: torch.Tensor, input_ids: torch.Tensor, positions: torch.Tensor) -> None:
         z = proposal_rows(hidden_states, self.config, self.block_size)
         batch = z.shape[0]

@@ -21,10 +21,13 @@ from domino_sglang.resumed import has_past, penalise_resumed
 from domino_sglang.seeds import SeedSource
 from domino_sglang.step_timer import time_steps
 from domino_sglang.target_head import target_head
-from domino_sglang.target_law import target_probabilities
+from domino_sglang.target_law import law_of, target_probabilities
 from domino_sglang.verify import accept_block, accept_sampled
 
 logger = logging.getLogger(__name__)
+
+# Accepting sampled blocks takes about five tensors [B, block_size, V] in float32; this many bytes each at most.
+ACCEPT_BYTES = 256 << 20
 
 
 class DominoWorker(DFlashWorkerV2):
@@ -212,20 +215,37 @@ class DominoWorker(DFlashWorkerV2):
             logits += self._sampling_info.logit_bias[:, None].to(logits.dtype)
 
     def _accept_sampled(self, candidates, next_token_logits, sampling_info, bs):
-        logits = next_token_logits.view(bs, self.block_size, -1)
-        block = self.proposer.block(bs)
-        accept = accept_block if self._block_verification else accept_sampled
-        acceptance = accept(
-            target_probabilities(logits, sampling_info),
-            candidates[:, 1:],
-            block.draft.log_q,
-            block.q_row,
-            block.sampling,
-            target_greedy=sampling_info.top_ks.view(-1) <= 1,
-            target_predict=logits.argmax(-1),
-        )
-        accept_len, bonus = acceptance.accept_len, acceptance.bonus
+        logits, block = next_token_logits.view(bs, self.block_size, -1), self.proposer.block(bs)
+        at_once = self._accepted_at_once(logits.shape[-1])
+        parts = [
+            self._accept_rows(slice(start, start + at_once), candidates, logits, sampling_info, block)
+            for start in range(0, bs, at_once)
+        ]
+        accept_len, bonus = (torch.cat(column) for column in zip(*parts, strict=True))
         self._tp_sync.sync(SpecTpSyncSite.DFLASH_ACCEPT_SAMPLE, accept_len)
         self._tp_sync.sync(SpecTpSyncSite.DFLASH_ACCEPT_SAMPLE, bonus)
         out_tokens, commit_lens = _commit_accept(candidates, accept_len, bonus)
         return accept_len, commit_lens, bonus, out_tokens, None
+
+    def _accept_rows(self, requests: slice, candidates, logits, sampling_info, block):
+        """Accept length and bonus token of some of a batch's requests; every tensor-parallel rank cuts alike."""
+        logits, info, block = logits[requests], law_of(sampling_info, requests), block.rows(requests)
+        accept = accept_block if self._block_verification else accept_sampled
+        acceptance = accept(
+            target_probabilities(logits, info),
+            candidates[requests, 1:],
+            block.draft.log_q,
+            block.q_row,
+            block.sampling,
+            target_greedy=info.top_ks.view(-1) <= 1,
+            target_predict=logits.argmax(-1),
+        )
+        return acceptance.accept_len, acceptance.bonus
+
+    def _accepted_at_once(self, vocab_size: int) -> int:
+        return max(1, ACCEPT_BYTES // (4 * self.block_size * vocab_size))
+
+    def _prewarm_batch_size(self, block_size: int) -> int:
+        # Upstream runs the acceptance once at start-up, to know how much memory it takes.
+        vocab_size = self.model_runner.model_config.vocab_size
+        return min(super()._prewarm_batch_size(block_size), self._accepted_at_once(vocab_size))

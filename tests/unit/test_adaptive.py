@@ -13,6 +13,7 @@ import pytest
 import torch
 from sglang.srt.speculative.dflash_worker_v2 import DFlashWorkerV2
 
+from domino_sglang import adaptive
 from domino_sglang.adaptive import BUFFERS, SIZED_BY_THE_BLOCK, AdaptiveBlocks, RestingDrafter, check_flags
 from domino_sglang.proposer import NoProposer
 
@@ -74,3 +75,28 @@ def test_a_resting_drafter_drafts_nothing_and_is_the_runner_in_all_else():
     block = proposer.block(2)
     assert block.draft.tokens.shape == block.draft.log_q.shape == (2, 0)
     assert block.sampling.position.tolist() == [8, 9]
+
+
+def test_a_candidates_graphs_are_built_for_its_block_and_batch_sizes(monkeypatch):
+    """On a GPU; the sizes are those that were captured, for the flag that names them is usually not given."""
+    spec, graph = SimpleNamespace(speculative_num_draft_tokens=6), SimpleNamespace(decode=SimpleNamespace(bs=[1, 2, 8]))
+    context = SimpleNamespace(override=lambda _who, **changes: vars(spec).update(changes))
+    monkeypatch.setattr(adaptive, "get_spec", lambda: spec)
+    monkeypatch.setattr(adaptive, "get_exec", lambda: SimpleNamespace(graph=SimpleNamespace(cuda_graph_config=graph)))
+    monkeypatch.setattr(adaptive, "get_context", lambda: context)
+    with pytest.raises(RuntimeError), adaptive._building_for(3, [1, 2]):
+        assert spec.speculative_num_draft_tokens == 3 and graph.decode.bs == [1, 2]
+        raise RuntimeError("out of memory")
+    assert spec.speculative_num_draft_tokens == 6 and graph.decode.bs == [1, 2, 8]
+
+    captured = SimpleNamespace(capture_bs=[1, 2, 8])
+    runner = SimpleNamespace(decode_cuda_graph_runner=captured, eager_runner=None)
+    worker = SimpleNamespace(_need_mamba_verify_commit=False, model_runner=runner, device="cuda")
+    told = []
+    controller = SimpleNamespace(register=lambda _state, _steps: None, init_states=told.append)
+    blocks = SimpleNamespace(
+        worker=worker, draft_runner=None, longest=5, controller=controller, _states={}, _on_gpu=True
+    )
+    monkeypatch.setattr(adaptive.BlockState, "of", lambda *_of: None)
+    AdaptiveBlocks.init_states(blocks)
+    assert told == [[1, 2, 8]]

@@ -125,9 +125,15 @@ def test_every_refusal_at_start_is_written_down(file):
 
 
 def test_defaults_in_the_table():
-    from domino_sglang.admission import DEFAULT_MAX_RUNNING_REQUESTS
+    from domino_sglang.admission import FEWEST_RUNNING, LOGITS_SHARE, MOST_RUNNING, running_requests
 
-    assert f"| `--max-running-requests` | {DEFAULT_MAX_RUNNING_REQUESTS} |" in OPERATORS
+    said = f"{FEWEST_RUNNING} to {MOST_RUNNING}: as many as the logits of one block each take {LOGITS_SHARE:.0%}"
+    assert f"| `--max-running-requests` | {said} of the device's memory |" in OPERATORS
+    # Qwen3-8B with blocks of 16: a card of 80 GB takes them all, one of 24 GB fewer, an unknown one the fewest.
+    blocks = {80: MOST_RUNNING, 24: 79, 4: FEWEST_RUNNING, 640: MOST_RUNNING}
+    assert {gib: running_requests(16, 151_936, gib * 1024) for gib in blocks} == blocks
+    assert running_requests(16, 151_936, None) == FEWEST_RUNNING
+
     from domino_sglang.playground import command
 
     parser = argparse.ArgumentParser()

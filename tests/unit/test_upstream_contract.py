@@ -80,6 +80,7 @@ OVERRIDDEN = {
     "init_cuda_graphs": ["self"],
     "on_verify_complete_cpu": ["self", "num_correct_drafts_per_req", "batch_size"],
     "_maybe_build_draft_sampler": ["self"],
+    "_prewarm_batch_size": ["self", "block_size"],
     "_greedy_sample_from_vocab_parallel_head": ["self", "hidden_states", "lm_head", "chunk_size"],
     "_can_skip_verify_logits": ["self", "batch", "sampling_info"],
     "_accept_block": [
@@ -186,6 +187,13 @@ def test_worker_attributes_and_helpers_that_we_read():
         "def _commit_accept(",
     ):
         assert attribute in source, f"DFlashWorkerV2 has no {attribute} any more"
+
+
+def test_graphs_are_captured_for_the_sizes_that_adaptive_blocks_set():
+    from sglang.srt.model_executor.runner import decode_cuda_graph_runner, get_batch_sizes_to_capture
+
+    assert "get_exec().graph.cuda_graph_config.decode.bs" in inspect.getsource(get_batch_sizes_to_capture)
+    assert "self.capture_bs, " in inspect.getsource(decode_cuda_graph_runner)
 
 
 def test_the_dtype_of_a_checkpoint():
