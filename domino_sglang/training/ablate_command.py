@@ -16,15 +16,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_recipe_arguments(parser)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="training seeds (default: 0 1 2)")
     parser.add_argument(
+        "--runs",
+        nargs="+",
+        metavar="NAME",
+        help="train only these, of curriculum, dflash, tf, ttt, ttt-curriculum (default: all)",
+    )
+    parser.add_argument(
         "--out", help="folder for rows, table and plot (default: benchmarks/results/DATE-HARDWARE-ablation)"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    from domino_sglang.training.ablation import hardware, run_ablation, slug
+    from domino_sglang.training.ablation import RUNS, hardware, run_ablation, slug
 
+    unknown = [name for name in args.runs or () if name not in RUNS]
+    if unknown:
+        raise ValueError(f"--runs names {unknown[0]!r}, expected some of {', '.join(RUNS)}")
     recipe = load_recipe(args)
     target, _ = load_target(recipe, not args.no_progress)
     folder = Path(args.out or f"benchmarks/results/{date.today():%Y-%m-%d}-{slug(hardware())}-ablation")
-    logger.info("ablations in %s", run_ablation(recipe, target, folder, args.seeds, not args.no_progress))
+    logger.info("ablations in %s", run_ablation(recipe, target, folder, args.seeds, not args.no_progress, args.runs))
     return 0

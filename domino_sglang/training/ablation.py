@@ -43,6 +43,9 @@ class Arm:
     head: bool = True
 
 
+RUNS = ("curriculum", "dflash", "tf", "ttt", "ttt-curriculum")
+
+
 def arms(recipe: Recipe) -> list[Arm]:
     """With and without head, DFlash alone, TTT, TF (which without curriculum is lambda = 0), TF + curriculum."""
     only_prefix = {"pure_draft_prefix_len": recipe.drafter.block_size - 1}
@@ -58,11 +61,19 @@ def arms(recipe: Recipe) -> list[Arm]:
 
 
 def run_ablation(
-    recipe: Recipe, target: PreTrainedModel, folder: Path, seeds: Sequence[int], progress: bool = True
+    recipe: Recipe,
+    target: PreTrainedModel,
+    folder: Path,
+    seeds: Sequence[int],
+    progress: bool = True,
+    runs: Sequence[str] | None = None,
 ) -> Path:
     """Train and measure every arm for every seed; restartable, rows already in ``rows.jsonl`` are kept.
 
     Writes ``rows.jsonl``, ``README.md`` and (with matplotlib) ``acceptance.png`` into ``folder``.
+
+    Args:
+        runs: only arms that are ``trained_as`` one of these.
     """
     folder.mkdir(parents=True, exist_ok=True)
     output = GrowingJsonl(folder / "rows.jsonl")
@@ -71,7 +82,7 @@ def run_ablation(
     try:
         for seed in seeds:
             for arm in arms(recipe):
-                if (arm.name, seed) not in done:
+                if (runs is None or arm.trained_as in runs) and (arm.name, seed) not in done:
                     output.append({**measure(recipe, target, arm, seed, progress), **about})
     finally:
         output.close()

@@ -89,6 +89,12 @@ def test_one_command_makes_a_drafter_and_ablations_compare(recipe_file, tmp_path
     # Restartable: a second run finds every row.
     assert run(ablate_command, recipe_file, "--seeds", "0", "--out", str(out), "--set", "train.steps=2") == 0
     assert len((out / "rows.jsonl").read_text().splitlines()) == 7
+    few = ("--seeds", "0", "--set", "train.steps=2", "--runs", "dflash", "tf", "--out", str(tmp_path / "few"))
+    assert run(ablate_command, recipe_file, *few) == 0
+    found = [json.loads(line)["arm"] for line in (tmp_path / "few" / "rows.jsonl").read_text().splitlines()]
+    assert found == ["DFlash alone", "TF, lambda = 0", "TF, lambda = 0, head off"]
+    with pytest.raises(ValueError, match=r"--runs names 'eagle', expected some of curriculum, dflash"):
+        run(ablate_command, recipe_file, "--runs", "eagle")
 
 
 def test_a_corpus_trains_without_writing_a_word(recipe_file, tmp_path, monkeypatch):
@@ -146,4 +152,5 @@ def test_arms_differ_in_one_thing_each(recipe):
     arms = {arm.name: arm for arm in ablation.arms(recipe)}
     assert arms["DFlash alone"].drafter == {"pure_draft_prefix_len": recipe.drafter.block_size - 1}
     assert arms["the same, head off"].trained_as == arms["TF + curriculum (Domino)"].trained_as
+    assert {arm.trained_as for arm in arms.values()} == set(ablation.RUNS)
     assert arms["TTT, lambda = 0"].train == {"lambda_start": 0.0, "method": "ttt"}

@@ -48,8 +48,10 @@ def test_batches_of_similar_lengths_cover_every_epoch_and_can_start_anywhere():
     assert sum(spread) / len(spread) < 20  # three random lengths differ by 48 on average
 
 
-def test_resume_equals_uninterrupted(chats, target, tmp_path):
+@pytest.mark.parametrize("prefix", [0, 3], ids=["domino", "dflash"])
+def test_resume_equals_uninterrupted(chats, target, tmp_path, prefix):
     chats = changed(chats, frequent_vocab=20, sampled_vocab=15, first_proposal_ratio=0.4)
+    chats = dataclasses.replace(chats, drafter=dataclasses.replace(chats.drafter, pure_draft_prefix_len=prefix))
     whole = Trainer(chats, target, tmp_path / "whole", progress=False).train()
     first = Trainer(chats, target, tmp_path / "cut", progress=False).train(until=4)
     second = Trainer(chats, target, tmp_path / "cut", progress=False)
