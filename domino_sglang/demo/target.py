@@ -194,6 +194,7 @@ def _convert(gguf_file: Path, folder: Path, progress: bool) -> None:
             transformers.utils.logging.enable_progress_bar()
     model = _plain(model)
     stops = [tokenizer.convert_tokens_to_ids(token) for token in STOP_TOKENS]
+    tokenizer.eos_token = tokenizer.pad_token = STOP_TOKENS[0]  # the file does not say it to every Transformers
     model.config.eos_token_id = stops[0]
     model.generation_config = transformers.GenerationConfig(
         bos_token_id=model.config.bos_token_id, eos_token_id=stops, pad_token_id=stops[0]

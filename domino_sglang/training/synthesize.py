@@ -159,9 +159,12 @@ def _from_target(
         max_length=recipe.max_prompt_tokens + USER_TURN_TOKENS,
         stop_ids=stop_ids(target, tokenizer),
     )
-    for number in itertools.count(start // OPENINGS_AT_ONCE):
-        begin = number * OPENINGS_AT_ONCE
-        openings = dict(enumerate(draw_openings(OPENINGS_AT_ONCE, recipe.mix, recipe.seed * 100_003 + number), begin))
+    together = max(1, min(4 * recipe.slots, recipe.num_prompts) // OPENINGS_AT_ONCE)
+    for first in itertools.count(start // OPENINGS_AT_ONCE, together):
+        openings: dict[int, Opening] = {}
+        for number in range(first, first + together):
+            drawn = draw_openings(OPENINGS_AT_ONCE, recipe.mix, recipe.seed * 100_003 + number)
+            openings.update(enumerate(drawn, number * OPENINGS_AT_ONCE))
         openings = {i: opening for i, opening in openings.items() if i >= start}
         texts = {i: opening.text for i, opening in openings.items() if opening.complete}
         requests = [
