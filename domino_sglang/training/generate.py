@@ -1,8 +1,9 @@
 """Batched generation by any Transformers causal LM, fast enough to write a training set on a CPU.
 
-Requests flow through a fixed number of slots: a finished slot is refilled at once, so that every decode step is one
-full batch. Draws depend on the request's seed and the position alone, never on what else is in the batch. While it
-decodes, the generator can keep the hidden states the drafter will be trained on, which saves a second forward.
+Requests flow through a fixed number of slots: finished slots are refilled a few at a time, so that every decode step is
+one full batch, or nearly. Draws depend on the request's seed and the position alone, never on what else is in the
+batch. While it decodes, the generator can keep the hidden states the drafter will be trained on, which saves a second
+forward.
 """
 
 from __future__ import annotations
