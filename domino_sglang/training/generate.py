@@ -115,8 +115,8 @@ class SlotGenerator:
                 if not exhausted and len(free) >= max(1, self.slots // REFILL_SHARE):
                     fresh = list(zip(free, itertools.islice(pending, min(len(free), PREFILL_TOGETHER)), strict=False))
                     exhausted = not fresh
-                    for (slot, request), token in zip(fresh, self._prefill(fresh), strict=True):
-                        yield from self._accept(slot, request, token)
+                    for (slot, asked), token in zip(fresh, self._prefill(fresh), strict=True):
+                        yield from self._accept(slot, asked, token)
                     continue
                 if len(free) == self.slots:
                     return
