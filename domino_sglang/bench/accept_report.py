@@ -126,8 +126,10 @@ def _plot(data: AcceptData, file: Path) -> None:
         for arm, drafts in data.ways(temperature):
             curve = data.by_position(temperature, (arm, drafts))
             dashed = drafts == "greedy" and temperature > 0
+            positions = range(1, len(curve) + 1)
+            axis.set_xticks(positions)
             axis.plot(
-                range(1, len(curve) + 1),
+                positions,
                 curve,
                 marker="o",
                 markersize=4,
