@@ -30,8 +30,8 @@ def pytest_collection_modifyitems(config, items):
 
 
 def first_half(item) -> bool:
-    """What asks the server ``domino``, and files that ask none, so that both halves take as long."""
-    return asks_domino(item) or item.path.name in ("test_interpreted.py", "test_readme_commands.py")
+    """What asks the server ``domino``, and the interpreted kernels, so that both halves take as long."""
+    return asks_domino(item) or item.path.name == "test_interpreted.py"
 
 
 def asks_domino(item) -> bool:

@@ -1,8 +1,8 @@
 """The whole suite on two cores: ``python -m tests.halves [options of pytest]``.
 
-Servers start, and two pytests run side by side: one asks the server ``domino``, interprets kernels and runs README's
-commands, the other asks the other servers and runs every other test. Neither disturbs what the other measures, and both
-cores always have work. Without this, ``pytest`` runs everything in turn.
+Servers start, and two pytests run side by side: one asks the server ``domino`` and interprets kernels, the other asks
+the other servers and runs every other test. Neither disturbs what the other measures, and both cores always have work.
+Without this, ``pytest`` runs everything in turn.
 """
 
 from __future__ import annotations
@@ -19,10 +19,7 @@ from domino_sglang.server_process import ServerProcess
 from tests.support import environment
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = {
-    "domino": ["--part", "domino", "tests/serving", "tests/kernels", "tests/launch"],
-    "others": ["--part", "others"],
-}
+COMMANDS = {"domino": ["--part", "domino", "tests/serving", "tests/kernels"], "others": ["--part", "others"]}
 
 
 def main(options: list[str]) -> int:
