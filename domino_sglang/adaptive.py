@@ -262,14 +262,13 @@ class RestingDrafter:
 @contextmanager
 def _building_for(block_size: int, batch_sizes: list[int] | None) -> Iterator[None]:
     """Attention backends and graphs that are made within are of this block, for these batch sizes."""
-    longest, graphs = get_spec().speculative_num_draft_tokens, get_exec().graph.cuda_graph_config
+    # What a runner captures stands here, resolved; the flag --cuda-graph-bs-decode is not read again.
+    captured = get_exec().graph.cuda_graph_config.decode
+    longest, every_size = get_spec().speculative_num_draft_tokens, captured.bs
     get_context().override("domino_adaptive", speculative_num_draft_tokens=block_size)
-    if batch_sizes:
-        # What a runner captures stands here, resolved; the flag --cuda-graph-bs-decode is not read again.
-        every_size, graphs.decode.bs = graphs.decode.bs, batch_sizes
+    captured.bs = batch_sizes or every_size
     try:
         yield
     finally:
-        if batch_sizes:
-            graphs.decode.bs = every_size
+        captured.bs = every_size
         get_context().override("domino_adaptive", speculative_num_draft_tokens=longest)

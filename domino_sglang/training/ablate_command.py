@@ -7,9 +7,14 @@ import logging
 from datetime import date
 from pathlib import Path
 
+from domino_sglang.bench.provenance import RESULTS, slug
+from domino_sglang.environment import hardware
 from domino_sglang.training.options import add_recipe_arguments, load_recipe, load_target
 
 logger = logging.getLogger(__name__)
+
+# What an arm of the ablation is trained as: training.ablation says what each means.
+RUNS = ("curriculum", "dflash", "tf", "ttt", "ttt-curriculum")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,8 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--runs",
         nargs="+",
-        metavar="NAME",
-        help="train only these, of curriculum, dflash, tf, ttt, ttt-curriculum (default: all)",
+        choices=RUNS,
+        help="train only these (default: all)",
     )
     parser.add_argument(
         "--out", help="folder for rows, table and plot (default: benchmarks/results/DATE-HARDWARE-ablation)"
@@ -27,13 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from domino_sglang.training.ablation import RUNS, hardware, run_ablation, slug
+    from domino_sglang.training.ablation import run_ablation
 
-    unknown = [name for name in args.runs or () if name not in RUNS]
-    if unknown:
-        raise ValueError(f"--runs names {unknown[0]!r}, expected some of {', '.join(RUNS)}")
     recipe = load_recipe(args)
     target, _ = load_target(recipe, not args.no_progress)
-    folder = Path(args.out or f"benchmarks/results/{date.today():%Y-%m-%d}-{slug(hardware())}-ablation")
+    folder = Path(args.out or RESULTS / f"{date.today():%Y-%m-%d}-{slug(hardware())}-ablation")
     logger.info("ablations in %s", run_ablation(recipe, target, folder, args.seeds, not args.no_progress, args.runs))
     return 0

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import platform
-import re
-import shlex
-import subprocess
-import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from datetime import date
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel
 
+from domino_sglang.bench.provenance import Provenance
 from domino_sglang.training.recipe import Recipe
 from domino_sglang.training.storage import GrowingJsonl, read_jsonl
 from domino_sglang.training.trainer import Trainer
@@ -41,9 +35,6 @@ class Arm:
     train: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     drafter: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     head: bool = True
-
-
-RUNS = ("curriculum", "dflash", "tf", "ttt", "ttt-curriculum")
 
 
 def arms(recipe: Recipe) -> list[Arm]:
@@ -78,7 +69,7 @@ def run_ablation(
     folder.mkdir(parents=True, exist_ok=True)
     output = GrowingJsonl(folder / "rows.jsonl")
     done = {(row["arm"], row["seed"]) for _, row in read_jsonl(folder / "rows.jsonl")}
-    about = conditions(target)
+    about = conditions()
     try:
         for seed in seeds:
             for arm in arms(recipe):
@@ -114,36 +105,11 @@ def measure(recipe: Recipe, target: PreTrainedModel, arm: Arm, seed: int, progre
     }
 
 
-def conditions(target: PreTrainedModel) -> dict[str, Any]:
+def conditions() -> dict[str, Any]:
     """Date, hardware, versions, commit and command of a measurement."""
-    import transformers
-
-    try:
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    except OSError:
-        commit = ""  # no git here
-    return {
-        "date": date.today().isoformat(),
-        "hardware": hardware(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "commit": commit or "unknown",
-        "command": shlex.join(["domino-sglang", *sys.argv[1:]]),
-        "target": target.config.model_type,
-    }
-
-
-def hardware() -> str:
-    """The GPU's name, else processor and number of cores."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    import os
-
-    return f"{platform.machine()} CPU, {os.cpu_count()} cores"
-
-
-def slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    found = Provenance.now()
+    kept = {name: getattr(found, name) for name in ("date", "hardware", "commit", "command")}
+    return kept | {name: found.versions[name] for name in ("torch", "transformers")}
 
 
 def by_arm(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, Mapping[str, Any]]]:

@@ -24,7 +24,7 @@ from domino_sglang.training.loops import loop_start
 
 GROUPED_ATTENTION = "domino_grouped"
 LOOP_CHECK_EVERY = 16
-# A pass over prompts costs a GPU about as much as a decode step, whatever their number.
+# On a GPU a pass over a few short prompts is mostly the launching of kernels: few passes, each over many.
 REFILL_SHARE = 32  # of the slots are free before prompts are read
 PREFILL_TOGETHER = 64
 

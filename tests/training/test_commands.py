@@ -93,7 +93,7 @@ def test_one_command_makes_a_drafter_and_ablations_compare(recipe_file, tmp_path
     assert run(ablate_command, recipe_file, *few) == 0
     found = [json.loads(line)["arm"] for line in (tmp_path / "few" / "rows.jsonl").read_text().splitlines()]
     assert found == ["DFlash alone", "TF, lambda = 0", "TF, lambda = 0, head off"]
-    with pytest.raises(ValueError, match=r"--runs names 'eagle', expected some of curriculum, dflash"):
+    with pytest.raises(SystemExit):
         run(ablate_command, recipe_file, "--runs", "eagle")
 
 
@@ -152,5 +152,5 @@ def test_arms_differ_in_one_thing_each(recipe):
     arms = {arm.name: arm for arm in ablation.arms(recipe)}
     assert arms["DFlash alone"].drafter == {"pure_draft_prefix_len": recipe.drafter.block_size - 1}
     assert arms["the same, head off"].trained_as == arms["TF + curriculum (Domino)"].trained_as
-    assert {arm.trained_as for arm in arms.values()} == set(ablation.RUNS)
+    assert {arm.trained_as for arm in arms.values()} == set(ablate_command.RUNS)
     assert arms["TTT, lambda = 0"].train == {"lambda_start": 0.0, "method": "ttt"}

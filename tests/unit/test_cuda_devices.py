@@ -10,13 +10,13 @@ from contextlib import ExitStack
 
 import pytest
 import torch
-from sglang.srt.sampling.sampling_batch_info import SamplingBatchInfo
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from domino_sglang.head import Draft, DraftSampling
 from domino_sglang.penalties import BlockPenalties
 from domino_sglang.target_law import keep_with_sort, law_of, target_probabilities
 from domino_sglang.verify import DraftRows, accept_block, accept_sampled
+from tests.support.sampling import sampling_information
 
 B, S, V, R = 5, 7, 64, 8
 
@@ -58,18 +58,7 @@ def test_acceptance_stays_on_the_device(fake, accept, dtype):
 
 
 def test_the_targets_law_stays_on_the_device(fake):
-    info = SamplingBatchInfo(
-        temperatures=cuda(B, 1),
-        top_ps=cuda(B),
-        top_ks=cuda(B, dtype=torch.int32),
-        min_ps=cuda(B),
-        is_all_greedy=False,
-        is_any_greedy=False,
-        need_top_p_sampling=False,
-        need_top_k_sampling=False,
-        need_min_p_sampling=False,
-        vocab_size=V,
-    )
+    info = sampling_information(cuda(B, 1), cuda(B), cuda(B, dtype=torch.int32), cuda(B), vocab_size=V)
     law = target_probabilities(cuda(B, S + 1, V, dtype=torch.bfloat16)[1:3], law_of(info, slice(1, 3)))
     assert (law.shape, law.dtype, law.device) == ((2, S + 1, V), torch.float32, torch.device("cuda:0"))
     rows = keep_with_sort(cuda(B, V), top_k=cuda(B, dtype=torch.int32), top_p=cuda(B), min_p=cuda(B))
