@@ -14,6 +14,8 @@ from tests.support import environment  # noqa: E402
 
 environment.settle()
 PARTS = ("domino", "others")
+# Without the servers of tests/serving/conftest.py, but not without any.
+STARTING_SERVERS = ("test_readme_commands.py", "test_tensor_parallel.py")
 
 
 def pytest_addoption(parser):
@@ -30,14 +32,17 @@ def pytest_collection_modifyitems(config, items):
 
 
 def first_half(item) -> bool:
-    """What asks the server ``domino``, and the interpreted kernels, so that both halves take as long."""
-    return asks_domino(item) or item.path.name == "test_interpreted.py"
+    """What asks the server ``domino``, and what needs no server at all; so that both halves take as long.
+
+    Those that start servers of their own stay together in the other half: two of them at a time need too much memory.
+    """
+    if "servers" in item.fixturenames:
+        return asks_domino(item)
+    return item.path.name not in STARTING_SERVERS
 
 
 def asks_domino(item) -> bool:
     """By a fixture, by a parameter, or as the ``arm`` of an SGLang kit."""
-    if "servers" not in item.fixturenames:
-        return False
     parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
     arm = getattr(getattr(item, "cls", None), "arm", None)
     return "domino" in item.fixturenames or arm == "domino" or any(value == "domino" for value in parameters)

@@ -1,7 +1,7 @@
 """The whole suite on two cores: ``python -m tests.halves [options of pytest]``.
 
-Servers start, and two pytests run side by side: one asks the server ``domino`` and interprets kernels, the other asks
-the other servers and runs every other test. Neither disturbs what the other measures, and both cores always have work.
+Servers start, and two pytests run side by side: one asks the server ``domino`` and runs what needs no server, the other
+asks the other servers and starts its own. Neither disturbs what the other measures, and both cores always have work.
 Without this, ``pytest`` runs everything in turn.
 """
 
@@ -19,7 +19,6 @@ from domino_sglang.server_process import ServerProcess
 from tests.support import environment
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = {"domino": ["--part", "domino", "tests/serving", "tests/kernels"], "others": ["--part", "others"]}
 
 
 def main(options: list[str]) -> int:
@@ -54,7 +53,7 @@ def _wait(halves: list[subprocess.Popen], servers: Iterable[ServerProcess]) -> N
 
 
 def _pytest(half: str, options: list[str], output) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-m", "pytest", *COMMANDS[half], *options], cwd=ROOT, stdout=output)
+    return subprocess.Popen([sys.executable, "-m", "pytest", "--part", half, *options], cwd=ROOT, stdout=output)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -289,7 +288,3 @@ def response_row(done: Completion, prompt: dict[str, Any], chat: Chat) -> dict[s
         "response_ids": ids,
         "features": None,
     }
-
-
-def describe(recipe: DataRecipe) -> dict[str, Any]:
-    return asdict(recipe)
