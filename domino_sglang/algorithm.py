@@ -8,6 +8,7 @@ from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
 from sglang.srt.speculative.spec_registry import CustomSpecAlgo
 
 from domino_sglang.admission import admit
+from domino_sglang.refusal import refusing
 from domino_sglang.upstream import install_hooks, require_hooks
 
 logger = logging.getLogger(__name__)
@@ -63,10 +64,11 @@ class DominoAlgorithm(CustomSpecAlgo):
         """Refuse what cannot be served, before any weight is loaded, and settle the rest.
 
         Raises:
-            ValueError: one line that names the value found, the value needed and what to change.
+            Refusal: one line that names the value found, the value needed and what to change.
         """
-        require_hooks()
-        admission = admit(server_args)
+        with refusing():
+            require_hooks()
+            admission = admit(server_args)
         # Neither belongs to a block drafter, but SGLang sizes its buffers by them.
         server_args.speculative_num_steps = 1
         server_args.speculative_eagle_topk = 1

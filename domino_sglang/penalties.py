@@ -6,8 +6,8 @@ SGLang's speculative workers apply one set of penalties, those at the block's st
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -42,6 +42,19 @@ class BlockPenalties:
     frequency: torch.Tensor
     presence: torch.Tensor
     repetition: torch.Tensor
+
+    @classmethod
+    def neutral(cls, index: torch.Tensor, vocab_size: int) -> BlockPenalties:
+        """Penalties that change nothing."""
+        none = torch.zeros(len(index), device=index.device)
+        counts = torch.zeros(len(index), vocab_size, dtype=torch.int32, device=index.device)
+        return cls(index, counts, none, none, none + 1)
+
+    def split(self, at_once: int) -> Iterator[BlockPenalties]:
+        """The same penalties, those of at most ``at_once`` requests at a time."""
+        for start in range(0, len(self.index), at_once):
+            some = slice(start, start + at_once)
+            yield BlockPenalties(*(getattr(self, field.name)[some] for field in fields(self)))
 
     def apply(self, logits: torch.Tensor, drafted: torch.Tensor) -> None:
         """Penalise in place.

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from domino_sglang.config import DominoConfig
 from domino_sglang.head import Draft, DraftSampling, HeadWeights, VocabShard, rollout
-from domino_sglang.verify import DraftRows, RowOfQ
+from domino_sglang.verify import BonusOf, DraftRows, RowOfQ, bonus_token
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class DraftedBlock:
         w2: ``[columns, R]``.
         sampling: how they were drawn; None when all were greedy.
         target: says which columns these are.
+        bonus_of: draws the token after the accepted ones.
     """
 
     draft: Draft
@@ -54,6 +55,7 @@ class DraftedBlock:
     w2: torch.Tensor
     sampling: DraftSampling | None
     target: TargetHead
+    bonus_of: BonusOf = bonus_token
 
     def rows(self, requests: slice) -> DraftedBlock:
         """The block of some of the requests."""
@@ -62,6 +64,12 @@ class DraftedBlock:
         if sampling is not None:
             sampling = DraftSampling(*(x[requests] for x in (sampling.temperature, sampling.seed, sampling.position)))
         return replace(self, draft=draft, base_logits=self.base_logits[requests], sampling=sampling)
+
+    def blank(self) -> DraftedBlock:
+        """A block of the same shape that has drafted token 0 throughout: static buffers hold anything at start-up."""
+        drafted = self.draft
+        zeros = (drafted.tokens, drafted.log_q, drafted.logsumexp, drafted.correction)
+        return replace(self, draft=Draft(*(torch.zeros_like(x) for x in zeros)))
 
     @property
     def q_row(self) -> RowOfQ:

@@ -6,11 +6,12 @@ import logging
 
 import torch
 
-from domino_kernels import DominoRollout
+from domino_kernels import BonusDraw, DominoRollout
 from domino_kernels import VocabShard as KernelShard
 from domino_sglang.config import DominoConfig
 from domino_sglang.head import Draft, DraftSampling, HeadWeights
 from domino_sglang.proposer import DraftedBlock, TargetHead, proposal_rows
+from domino_sglang.verify import BonusOf, DraftRows, bonus_token
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,8 @@ class TritonProposer:
             shard=None if shard.all_gather is None else KernelShard(shard.start, shard.all_gather),
         )
         logger.info("DOMINO's head kernels by batch size: %s.", self.rollout.choice)
+        # A rank that holds a part of the vocabulary has a part of q: its bonus token is drawn in PyTorch.
+        self.bonus_of = bonus_by_kernel(weights.w2) if shard.all_gather is None else bonus_token
         size = max_batch * proposals * target.columns
         if scratch is None:
             scratch = torch.empty(size, dtype=dtype if target.lm_head is None else target.lm_head.dtype, device=device)
@@ -97,7 +100,21 @@ class TritonProposer:
     def block(self, batch: int) -> DraftedBlock:
         left = self.rollout.proposals(batch)
         draft = Draft(left.tokens, left.log_q, left.logsumexp, left.correction)
-        return DraftedBlock(draft, self.base_logits[:batch], self.weights.w2, self._sampling(batch), self.target)
+        sampling, base_logits = self._sampling(batch), self.base_logits[:batch]
+        return DraftedBlock(draft, base_logits, self.weights.w2, sampling, self.target, self.bonus_of)
 
     def _sampling(self, batch: int) -> DraftSampling:
         return DraftSampling(self.temperature[:batch], self.seed[:batch], self.position[:batch])
+
+
+def bonus_by_kernel(w2: torch.Tensor) -> BonusOf:
+    """:func:`domino_sglang.verify.bonus_token` in one kernel, for a rank that holds all of ``w2 [V, R]``."""
+    draw = BonusDraw(w2)
+
+    def bonus_of(p, draft_tokens, q_row, sampling, accept_len, scale) -> torch.Tensor:
+        assert isinstance(q_row, DraftRows)
+        left = q_row.draft
+        block = (draft_tokens.contiguous(), q_row.base_logits, left.correction, left.logsumexp, sampling)
+        return draw(p, *block, accept_len.long(), scale)
+
+    return bonus_of

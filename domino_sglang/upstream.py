@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
+from domino_sglang.choices import reseed_next_choice
 from domino_sglang.refusal import refusing
 
 NAME = "DOMINO"
@@ -36,11 +37,11 @@ def require_hooks() -> None:
     """Make sure SGLang applied every hook: it only logs one that fails.
 
     Raises:
-        RuntimeError: names the hooks that did not take.
+        ValueError: names the hooks that did not take.
     """
     missing = [target for target in _targets if target not in HookRegistry._patched]
     if missing:
-        raise RuntimeError(
+        raise ValueError(
             f"SGLang did not apply DOMINO's hooks on {missing}; is this SGLang 0.5.23, unmodified? "
             "Run domino-sglang doctor"
         )
@@ -57,6 +58,9 @@ def install_hooks() -> None:
         register(target, as_dflash, HookType.AROUND)
     register("sglang.srt.arg_groups.model_override_base._forces_eagle_topk_one", is_linear_chain, HookType.AFTER)
     register("sglang.srt.speculative.spec_utils.spec_need_hidden_states", no_hidden_state_relay, HookType.AFTER)
+    register(
+        "sglang.srt.managers.tokenizer_manager.TokenizerManager._send_one_request", reseed_next_choice, HookType.AROUND
+    )
     if _on_cpu_platform():
         from domino_sglang.platforms.cpu_memory import assign_req_to_token_pool
 

@@ -15,7 +15,7 @@ from sglang.srt.speculative.spec_tp_sync import SpecTpSyncSite
 from domino_sglang.adaptive import AdaptiveBlocks
 from domino_sglang.first_token import SeededFirstToken
 from domino_sglang.metrics import count_blocks, count_positions
-from domino_sglang.penalties import TokenLedger, count_of, forbid_early_stop
+from domino_sglang.penalties import BlockPenalties, TokenLedger, count_of, forbid_early_stop
 from domino_sglang.proposer import Proposer, TorchProposer
 from domino_sglang.resumed import has_past, penalise_resumed
 from domino_sglang.seeds import SeedSource
@@ -26,7 +26,8 @@ from domino_sglang.verify import accept_block, accept_sampled
 
 logger = logging.getLogger(__name__)
 
-# Accepting sampled blocks takes about five tensors [B, block_size, V] in float32; this many bytes each at most.
+# Accepting sampled blocks takes about five tensors [B, block_size, V] in float32, and so do penalties; this many bytes
+# each at most.
 ACCEPT_BYTES = 256 << 20
 
 
@@ -209,7 +210,8 @@ class DominoWorker(DFlashWorkerV2):
 
     def _adjust(self, logits: torch.Tensor, candidates: torch.Tensor, prefix_lens: torch.Tensor) -> None:
         if self._penalties is not None:
-            self._penalties.apply(logits, candidates[:, 1:])
+            for some in self._penalties.split(self._accepted_at_once(logits.shape[-1])):
+                some.apply(logits, candidates[:, 1:])
         forbid_early_stop(logits, self._batch.reqs, prefix_lens)
         if self._sampling_info.logit_bias is not None:
             logits += self._sampling_info.logit_bias[:, None].to(logits.dtype)
@@ -239,6 +241,7 @@ class DominoWorker(DFlashWorkerV2):
             block.sampling,
             target_greedy=info.top_ks.view(-1) <= 1,
             target_predict=logits.argmax(-1),
+            bonus_of=block.bonus_of,
         )
         return acceptance.accept_len, acceptance.bonus
 
@@ -246,6 +249,31 @@ class DominoWorker(DFlashWorkerV2):
         return max(1, ACCEPT_BYTES // (4 * self.block_size * vocab_size))
 
     def _prewarm_batch_size(self, block_size: int) -> int:
-        # Upstream runs the acceptance once at start-up, to know how much memory it takes.
         vocab_size = self.model_runner.model_config.vocab_size
         return min(super()._prewarm_batch_size(block_size), self._accepted_at_once(vocab_size))
+
+    def _measure_sampling_peak(self, *, candidates, target_logits, sampling_info) -> int:
+        # Upstream runs its own acceptance here, at start-up, and keeps as much memory free beside the KV cache.
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        self._rehearse(candidates, target_logits, sampling_info)
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+
+    def _rehearse(self, candidates, target_logits, sampling_info) -> None:
+        """Penalties, every filter and the acceptance, of as many requests as are accepted together."""
+        bs, vocab_size = candidates.shape[0], target_logits.shape[-1]
+        logits, device = target_logits.view(bs, self.block_size, vocab_size), target_logits.device
+        penalties = BlockPenalties.neutral(torch.arange(bs, device=device), vocab_size)
+        penalties.apply(logits, candidates[:, 1:])
+        every_filter = dataclasses.replace(
+            sampling_info,
+            top_ks=torch.full_like(sampling_info.top_ks, vocab_size),
+            need_top_k_sampling=True,
+            need_min_p_sampling=True,
+        )
+        block = self.proposer.block(bs).blank()
+        # Each power of two has kernels of its own, which are better compiled now than under the first request.
+        for size in {1 << i for i in range(bs.bit_length())} | {bs}:
+            self._accept_rows(slice(0, size), candidates, logits, every_filter, block)

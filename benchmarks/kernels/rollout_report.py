@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -51,24 +52,43 @@ def print_floors() -> None:
 
 def print_resources(archs: list[int]) -> list[dict[str, Any]]:
     """Compile what Qwen3-8B launches and print what it needs; rows for the JSONL."""
-    from dataclasses import asdict
+    from domino_kernels.resources import HeadShape, record_launches
 
-    from domino_kernels.resources import HeadShape, compile_launch, record_launches
-
+    _print_resource_titles()
     rows = []
-    print(f"{'kernel':<18}{'arch':>7}{'B':>4} {'variant':<11}{'registers':>10}{'spilled':>9}{'shared':>9}{'warps':>7}")
     for arch in archs:
         for variant in ("fused", "persistent"):
             for batch in (1, 16, 64):
                 for launch in record_launches(arch, batch, shape=HeadShape(), variant=variant, sampled=True):
-                    found = compile_launch(launch, arch, batch, variant, True)
-                    rows.append(asdict(found))
-                    print(
-                        f"{found.kernel:<18}{f'sm_{arch}':>7}{batch:>4} {variant:<11}{found.registers:>10}"
-                        f"{found.spilled:>9}{found.shared:>9}{found.num_warps:>7}",
-                        flush=True,
-                    )
+                    rows.append(_print_resource(launch, arch, batch, variant))
     return rows
+
+
+def print_bonus_resources(archs: list[int], batches: list[int]) -> None:
+    """The same of the kernel that draws the bonus token."""
+    from domino_kernels.resources import record_bonus
+
+    _print_resource_titles()
+    for arch in archs:
+        for batch in batches:
+            for launch in record_bonus(arch, batch):
+                _print_resource(launch, arch, batch, "bonus")
+
+
+def _print_resource_titles() -> None:
+    print(f"{'kernel':<18}{'arch':>7}{'B':>4} {'variant':<11}{'registers':>10}{'spilled':>9}{'shared':>9}{'warps':>7}")
+
+
+def _print_resource(launch, arch: int, batch: int, variant: str) -> dict[str, Any]:
+    from domino_kernels.resources import compile_launch
+
+    found = compile_launch(launch, arch, batch, variant, True)
+    print(
+        f"{found.kernel:<18}{f'sm_{arch}':>7}{batch:>4} {variant:<11}{found.registers:>10}"
+        f"{found.spilled:>9}{found.shared:>9}{found.num_warps:>7}",
+        flush=True,
+    )
+    return asdict(found)
 
 
 def write_plot(rows: list[dict[str, Any]], file: Path, title: str) -> None:

@@ -14,18 +14,20 @@ them waits for the device: no ``.item()``, no boolean indexing, no loop over req
 
 from domino_sglang.verify.acceptance import Acceptance, accept_greedy, with_greedy_rows
 from domino_sglang.verify.block_wise import accept_block
-from domino_sglang.verify.bonus import draw_bonus, race, residual
+from domino_sglang.verify.bonus import BonusOf, bonus_token, draw_bonus, race, residual
 from domino_sglang.verify.draft_rows import DraftRows, RowOfQ
 from domino_sglang.verify.token_wise import accept_coins, accept_sampled, log_ratio
 
 __all__ = [
     "Acceptance",
+    "BonusOf",
     "DraftRows",
     "RowOfQ",
     "accept_block",
     "accept_coins",
     "accept_greedy",
     "accept_sampled",
+    "bonus_token",
     "draw_bonus",
     "log_ratio",
     "race",

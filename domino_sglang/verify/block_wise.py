@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from domino_sglang.head import DraftSampling
 from domino_sglang.verify.acceptance import Acceptance, with_greedy_rows
-from domino_sglang.verify.bonus import draw_bonus, residual
+from domino_sglang.verify.bonus import BonusOf, bonus_token, residual
 from domino_sglang.verify.draft_rows import RowOfQ
 from domino_sglang.verify.token_wise import accept_coins, log_ratio
 
@@ -21,6 +21,7 @@ def accept_block(
     *,
     target_greedy: torch.Tensor | None = None,
     target_predict: torch.Tensor | None = None,
+    bonus_of: BonusOf = bonus_token,
 ) -> Acceptance:
     """Accept the longest prefix that wins its own coin, where a likely continuation may save an unlikely token.
 
@@ -41,8 +42,7 @@ def accept_block(
     one = torch.ones_like(p[:, 0, :1])
     scale = torch.cat([one, prefix[:, :-1], one], 1)
     scale = scale.gather(1, accept_len[:, None].long()).squeeze(1)
-    mass = residual(p, draft_tokens, q_row, sampling, accept_len, scale)
-    bonus = draw_bonus(mass, p, accept_len, sampling)
+    bonus = bonus_of(p, draft_tokens, q_row, sampling, accept_len, scale)
     return with_greedy_rows(Acceptance(accept_len, bonus), p, draft_tokens, target_greedy, target_predict)
 
 

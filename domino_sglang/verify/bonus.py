@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 
 from domino_sglang.head import DraftSampling
 from domino_sglang.random_numbers import STREAM_BONUS, counter_key, exponential
 from domino_sglang.verify.draft_rows import RowOfQ, rows_at
+
+BonusOf = Callable[[torch.Tensor, torch.Tensor, RowOfQ, DraftSampling, torch.Tensor, torch.Tensor | None], torch.Tensor]
+"""``(p, draft_tokens, q_row, sampling, accept_len, scale) -> int64 [B]``, what :func:`bonus_token` computes."""
 
 # A random number takes 16 bytes while it is made: 4M of them are 67 MB at once.
 RACE_ELEMENTS = 1 << 22
@@ -53,6 +58,22 @@ def residual(
     token = draft_tokens[batch, index_of_each.clamp(max=proposals - 1)].long().clamp(0, vocab - 1)
     kept = torch.where(drafted & point_mass, 0.0, mass[batch, token])
     return mass.scatter_(1, token[:, None], kept[:, None])
+
+
+def bonus_token(
+    p: torch.Tensor,
+    draft_tokens: torch.Tensor,
+    q_row: RowOfQ,
+    sampling: DraftSampling,
+    accept_len: torch.Tensor,
+    scale: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """The token after the accepted ones, int64 ``[B]``: drawn from the residual at the first rejection.
+
+    Arguments as of :func:`residual`; ``accept_len`` ``[B]`` is its index.
+    """
+    mass = residual(p, draft_tokens, q_row, sampling, accept_len, scale)
+    return draw_bonus(mass, p, accept_len, sampling)
 
 
 def draw_bonus(mass: torch.Tensor, p: torch.Tensor, accept_len: torch.Tensor, sampling: DraftSampling) -> torch.Tensor:

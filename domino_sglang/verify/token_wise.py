@@ -7,7 +7,7 @@ import torch
 from domino_sglang.head import DraftSampling
 from domino_sglang.random_numbers import STREAM_ACCEPT, counter_key, uniform
 from domino_sglang.verify.acceptance import Acceptance, leading_true, with_greedy_rows
-from domino_sglang.verify.bonus import draw_bonus, residual
+from domino_sglang.verify.bonus import BonusOf, bonus_token
 from domino_sglang.verify.draft_rows import RowOfQ
 
 
@@ -20,6 +20,7 @@ def accept_sampled(
     *,
     target_greedy: torch.Tensor | None = None,
     target_predict: torch.Tensor | None = None,
+    bonus_of: BonusOf = bonus_token,
 ) -> Acceptance:
     """Accept ``x_j`` with probability ``min(1, p(x_j) / q(x_j))``; at the first rejection draw from ``max(p - q, 0)``.
 
@@ -34,14 +35,14 @@ def accept_sampled(
             the counters of the coins and of the bonus token.
         target_greedy: bool ``[B]``, requests verified by argmax (:func:`~domino_sglang.verify.with_greedy_rows`).
         target_predict: int64 ``[B, S+1]``, the target's argmax for those requests.
+        bonus_of: draws the bonus token; a kernel's on a GPU.
 
     Source: arXiv 2211.17192, algorithm 1; upstream ``speculative_sampling_classic_kernel`` with
     ``BLOCK_VERIFICATION=False``.
     """
     accepted = accept_coins(sampling, draft_tokens.shape[1]).log() <= log_ratio(p, draft_tokens, log_q, sampling)
     accept_len = leading_true(accepted)
-    mass = residual(p, draft_tokens, q_row, sampling, accept_len)
-    bonus = draw_bonus(mass, p, accept_len, sampling)
+    bonus = bonus_of(p, draft_tokens, q_row, sampling, accept_len, None)
     return with_greedy_rows(Acceptance(accept_len, bonus), p, draft_tokens, target_greedy, target_predict)
 
 

@@ -18,6 +18,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from domino_kernels.bonus import BonusDraw
 from domino_kernels.plan import Device, Variant
 from domino_kernels.rollout import DominoRollout, RolloutWeights, VocabShard
 
@@ -125,7 +126,7 @@ def specialise(kernel, arguments: tuple, options: dict[str, Any]) -> Launch:
         else:
             signature[parameter.name] = "i32" if -(2**31) <= value < 2**31 else "i64"
             aligned = value % 16 == 0
-        if aligned and not parameter.do_not_specialize:
+        if aligned and not (parameter.do_not_specialize or parameter.do_not_specialize_on_alignment):
             attributes[(index,)] = [["tt.divisibility", 16]]
     return Launch(kernel, signature, constants, attributes, {k: v for k, v in options.items() if k not in names})
 
@@ -162,6 +163,42 @@ def record_launches(
     z, base = empty(batch, shape.num_proposals, h), empty(batch, shape.num_proposals, v)
     rollout(z, base, empty(batch, dtype=torch.int64), sampling)
     return list(rollout.launches.values())
+
+
+class _RecordedBonus(BonusDraw):
+    """Runs nothing: notes the launch, for the device given."""
+
+    def __init__(self, limits: Device, w2: torch.Tensor):
+        self._recorded_limits = limits
+        self.launches: list[Launch] = []
+        super().__init__(w2)
+
+    def _device_limits(self) -> Device:
+        return self._recorded_limits
+
+    def _launch(self, kernel, grid, *arguments, **options) -> None:
+        self.launches.append(specialise(kernel, arguments, options))
+
+
+def record_bonus(arch: int, batch: int, shape: HeadShape | None = None) -> list[Launch]:
+    """The launch that draws the bonus tokens of ``batch`` requests on device ``arch``."""
+    shape = shape or HeadShape()
+    v, r, s = shape.vocab, shape.rank, shape.num_proposals
+
+    def empty(*size: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return torch.empty(*size, dtype=dtype, device="meta")
+
+    draw = _RecordedBonus(DEVICES[arch], empty(v, r, dtype=shape.dtype))
+    draw(
+        empty(batch, s + 1, v),
+        empty(batch, s, dtype=torch.int64),
+        empty(batch, s, v, dtype=shape.dtype),
+        empty(batch, s, r, dtype=shape.dtype),
+        empty(batch, s),
+        RecordedSampling(batch),
+        empty(batch, dtype=torch.int64),
+    )
+    return draw.launches
 
 
 class RecordedSampling:

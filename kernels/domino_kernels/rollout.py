@@ -12,6 +12,8 @@ from typing import Protocol
 import torch
 import triton
 
+from domino_kernels.checks import check_tensor
+from domino_kernels.device import INTERPRETED, device_limits
 from domino_kernels.ops.finalize import finalize_kernel, merge_keys_kernel, merge_shards_kernel
 from domino_kernels.ops.gru import INPUT_EMBEDDING, INPUT_GATES, INPUT_ROWS, gru_kernel
 from domino_kernels.ops.ordering import NO_CANDIDATE
@@ -19,9 +21,6 @@ from domino_kernels.ops.persistent import persistent_kernel
 from domino_kernels.ops.project import project_hidden_kernel, project_kernel
 from domino_kernels.ops.scan import scan_kernel
 from domino_kernels.plan import Device, LaunchPlan, Shape, Variant, auto_variant, bucket, make_plan, next_power_of_2
-
-INTERPRETED = not isinstance(scan_kernel, triton.JITFunction)
-"""True under ``TRITON_INTERPRET=1``: CPU tensors, programs one after another."""
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -165,16 +164,7 @@ class DominoRollout:
         self._allocate()
 
     def _device_limits(self) -> Device:
-        if self.device.type == "cuda":
-            found = torch.cuda.get_device_properties(self.device)
-            # 99 KB: the smallest opt-in limit of the supported architectures (sm_120).
-            return Device(found.multi_processor_count, getattr(found, "shared_memory_per_block_optin", 99 * 1024))
-        if not INTERPRETED:
-            raise ValueError(
-                f"weights are on {self.device}, expected a CUDA device; on a CPU use domino_sglang.head.rollout "
-                "(or TRITON_INTERPRET=1 to test)"
-            )
-        return Device(num_sms=1, shared_memory=99 * 1024, concurrent=False)
+        return device_limits(self.device)
 
     def _launch(self, kernel, grid: tuple[int, ...], *arguments, **options) -> None:
         """Every launch passes here, so that ``resources`` can record them without a GPU."""
@@ -283,16 +273,16 @@ class DominoRollout:
         if not 1 <= batch <= self.max_batch:
             raise ValueError(f"batch is {batch}, expected 1 to max_batch ({self.max_batch}); raise max_batch")
         shape = self.shape
-        _check_tensor("z", z, (batch, shape.num_proposals, shape.hidden), _DTYPES, self.device)
-        _check_tensor("base_logits", base_logits, (batch, shape.num_proposals, shape.vocab), _DTYPES, self.device)
-        _check_tensor("bonus_tokens", bonus_tokens, (batch,), (torch.int64,), self.device)
+        check_tensor("z", z, (batch, shape.num_proposals, shape.hidden), _DTYPES, self.device)
+        check_tensor("base_logits", base_logits, (batch, shape.num_proposals, shape.vocab), _DTYPES, self.device)
+        check_tensor("bonus_tokens", bonus_tokens, (batch,), (torch.int64,), self.device)
         if z.stride(2) != 1:
             raise ValueError(f"z has stride {z.stride(2)} in its last dimension, expected 1; call z.contiguous()")
         vectors = [bonus_tokens]
         if sampling is not None:
-            _check_tensor("temperature", sampling.temperature, (batch,), (torch.float32,), self.device)
-            _check_tensor("seed", sampling.seed, (batch,), (torch.int64,), self.device)
-            _check_tensor("position", sampling.position, (batch,), (torch.int64,), self.device)
+            check_tensor("temperature", sampling.temperature, (batch,), (torch.float32,), self.device)
+            check_tensor("seed", sampling.seed, (batch,), (torch.int64,), self.device)
+            check_tensor("position", sampling.position, (batch,), (torch.int64,), self.device)
             vectors += [sampling.temperature, sampling.seed, sampling.position]
         if any(not vector.is_contiguous() for vector in vectors):
             raise ValueError("bonus_tokens, temperature, seed and position must be contiguous; call .contiguous()")
@@ -465,7 +455,7 @@ def _check_weights(weights: Weights, embedding: torch.Tensor | Embedder, num_pro
     }
     for name, size in expected.items():
         tensor = getattr(weights, name)
-        _check_tensor(name, tensor, size, (dtype,) if dtype in _DTYPES else _DTYPES, device)
+        check_tensor(name, tensor, size, (dtype,) if dtype in _DTYPES else _DTYPES, device)
         if tensor.stride(1) != 1:
             raise ValueError(
                 f"{name} has stride {tensor.stride(1)} in its last dimension, expected 1; make it contiguous"
@@ -475,11 +465,11 @@ def _check_weights(weights: Weights, embedding: torch.Tensor | Embedder, num_pro
     for name in ("b_ih", "b_hh"):
         bias = getattr(weights, name)
         if bias is not None:
-            _check_tensor(name, bias, (gates,), _DTYPES, device)
+            check_tensor(name, bias, (gates,), _DTYPES, device)
     if isinstance(embedding, torch.Tensor):
         # More rows than tokens are padding; with fewer, a drafted token would be read from beyond the table.
         rows = max(embedding.shape[0], vocab_start + vocab)
-        _check_tensor("embedding", embedding, (rows, hidden), _DTYPES, device)
+        check_tensor("embedding", embedding, (rows, hidden), _DTYPES, device)
         if embedding.stride(1) != 1:
             raise ValueError("embedding is not contiguous in its last dimension; call .contiguous()")
     return Shape(hidden, vocab, units, rank, num_proposals, w2.element_size())
@@ -488,16 +478,3 @@ def _check_weights(weights: Weights, embedding: torch.Tensor | Embedder, num_pro
 def _check_choice(name: str, value: object, good: bool, expected: str) -> None:
     if not good:
         raise ValueError(f"{name} is {value!r}, expected {expected}")
-
-
-def _check_tensor(
-    name: str, tensor: torch.Tensor, size: tuple[int, ...], dtypes: tuple[torch.dtype, ...], device: torch.device
-) -> None:
-    if tuple(tensor.shape) != size:
-        raise ValueError(
-            f"{name} has shape {list(tensor.shape)}, expected {list(size)}; pass what the drafter was built for"
-        )
-    if tensor.dtype not in dtypes:
-        raise ValueError(f"{name} is {tensor.dtype}, expected {' or '.join(map(str, dtypes))}; cast it")
-    if tensor.device != device:
-        raise ValueError(f"{name} is on {tensor.device}, expected {device}, where w2 is; move it")

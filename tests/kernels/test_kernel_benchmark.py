@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 import zipfile
 from dataclasses import replace
@@ -27,6 +29,33 @@ def tiny_model():
     shape = ModelShape("tiny", hidden=32, vocab=211, num_units=16, rank=8, num_proposals=5)
     model = make_model(shape, torch.device("cpu"))
     return model, make_inputs(model, 3)
+
+
+def test_without_a_gpu_it_says_so_and_prints_what_it_can():
+    command = [sys.executable, str(BENCHMARK / "rollout.py"), "--archs", "90"]
+    env = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "no CUDA GPU on this machine" in done.stdout and "owed" in done.stdout
+    lines = done.stdout.splitlines()
+    assert any(line.split()[:2] == ["qwen3-8b", "365"] for line in lines)  # microseconds at batch 1
+    compiled = [line.split() for line in lines if " sm_90 " in line]
+    assert {"gru", "project", "scan", "persistent"} <= {row[0] for row in compiled}
+    registers, spilled = zip(*((int(row[-4]), int(row[-3])) for row in compiled), strict=True)
+    assert all(0 < count <= 255 for count in registers) and set(spilled) == {0}
+
+
+def test_the_bonus_draws_floors_and_resources_without_a_gpu():
+    command = [sys.executable, str(BENCHMARK / "bonus.py"), "--shapes", "qwen3-8b", "--batches", "1"]
+    env = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert "owed" in done.stdout
+    # W2's 77.8 MB, and 6 bytes for each of 151936 tokens.
+    assert ["qwen3-8b", "26"] in lines
+    (row,) = [line for line in lines if line[:2] == ["residual", "sm_90"]]
+    assert row[-3] == "0"  # spilled
 
 
 def test_floors_are_those_of_the_design():

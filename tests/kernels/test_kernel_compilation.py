@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from domino_kernels.plan import Shape, make_plan
-from domino_kernels.resources import DEVICES, HeadShape, KernelResources, compile_launch, record_launches
+from domino_kernels.resources import DEVICES, HeadShape, KernelResources, compile_launch, record_bonus, record_launches
 
 QWEN3_8B = HeadShape()
 SMALL = HeadShape(hidden=576, vocab=49152, num_units=192, rank=64, num_proposals=7)
@@ -48,6 +48,15 @@ CASES = [
     (120, dict(batch=4, variant="persistent", shape=HeadShape(dtype=torch.float32), sampled=True)),
 ]
 
+BONUS_CASES = [
+    *[(arch, batch, QWEN3_8B) for arch in DEVICES for batch in (1, 64)],
+    (90, 16, QWEN3_8B),
+    (90, 8, HeadShape(dtype=torch.float32)),
+    (90, 1, HeadShape(dtype=torch.float16)),
+    (90, 3, ODD),
+    (120, 64, HeadShape(rank=512)),
+]
+
 RESERVED_SHARED = 1024
 """Bytes of shared memory that CUDA keeps for itself, per program; the multiprocessor has one such share more."""
 
@@ -58,16 +67,27 @@ def test_compiles_without_spills(arch, options):
     batch = options.pop("batch")
     for launch in record_launches(arch, batch, **options):
         found = compile_launch(launch, arch, batch, options["variant"], options.get("sampled", False))
-        print(
-            f"sm_{arch} B={batch} {found.variant} {found.kernel}: {found.registers} registers, "
-            f"{found.spilled} B spilled, {found.shared} B shared, {found.num_warps} warps"
-        )
-        assert found.cubin_bytes > 0
-        assert found.spilled == 0, found
-        assert found.registers * found.num_warps * 32 <= 65536, found
-        assert found.shared <= DEVICES[arch].shared_memory, found
+        assert_fits(found)
         if found.kernel == "persistent":
             assert_all_resident(found, arch, batch, options.get("shape", QWEN3_8B))
+
+
+@pytest.mark.parametrize(("arch", "batch", "shape"), BONUS_CASES)
+def test_the_bonus_draw_compiles_without_spills(arch, batch, shape):
+    (launch,) = record_bonus(arch, batch, shape)
+    assert_fits(compile_launch(launch, arch, batch, "bonus", True))
+
+
+def assert_fits(found: KernelResources) -> None:
+    """One program has its registers, spills none, and finds its shared memory on the device."""
+    print(
+        f"sm_{found.arch} B={found.batch} {found.variant} {found.kernel}: {found.registers} registers, "
+        f"{found.spilled} B spilled, {found.shared} B shared, {found.num_warps} warps"
+    )
+    assert found.cubin_bytes > 0
+    assert found.spilled == 0, found
+    assert found.registers * found.num_warps * 32 <= 65536, found
+    assert found.shared <= DEVICES[found.arch].shared_memory, found
 
 
 def assert_all_resident(found: KernelResources, arch: int, batch: int, shape: HeadShape) -> None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from domino_sglang.head import rollout
 from domino_sglang.hf import DominoDraftModel
 from tests.support.drafters import write_drafter
 from tests.support.targets import write_target
@@ -24,11 +25,12 @@ NEW_TOKENS = 20
 
 @dataclass(frozen=True)
 class Layout:
-    """A target, a drafter for it, and the dtype both are served in."""
+    """A target, a drafter for it, the dtype both are served in, and how much context the drafter sees."""
 
     target: dict[str, Any] = field(default_factory=dict)
     drafter: dict[str, Any] = field(default_factory=dict)
     dtype: str = "float32"
+    window: int | None = None
 
     @property
     def tolerance(self) -> float:
@@ -56,6 +58,7 @@ LAYOUTS = {
     "stored float16": Layout(drafter={"dtype": torch.float16}),
     "bfloat16": Layout({"dtype": torch.bfloat16}, {"dtype": torch.bfloat16}, "bfloat16"),
     "float16": Layout({"dtype": torch.float16}, {"dtype": torch.float16}, "float16"),
+    "compact draft window": Layout(window=9),
 }
 
 
@@ -69,13 +72,14 @@ def test_proposals_equal_the_oracles(fork_server, tmp_path, name):
         argv=[
             *("--model-path", str(target), "--dtype", layout.dtype),
             *("--speculative-algorithm", "DOMINO", "--speculative-draft-model-path", str(drafter)),
+            *(["--speculative-draft-window-size", str(layout.window)] if layout.window else []),
         ],
         prompts=PROMPTS,
         max_new_tokens=NEW_TOKENS,
         out=str(tmp_path / "blocks.pt"),
     )
     assert answer.get("value", {}).get("blocks", 0) >= 2, answer
-    oracle = Oracle(target, drafter, getattr(torch, layout.dtype))
+    oracle = Oracle(target, drafter, getattr(torch, layout.dtype), layout.window)
     for served in torch.load(tmp_path / "blocks.pt"):
         sequence = served["prompt"] + served["output"]
         assert len(served["output"]) == NEW_TOKENS
@@ -94,15 +98,17 @@ def _compare(block: dict[str, Any], oracle: Oracle, sequence: list[int], layout:
     torch.testing.assert_close(
         block["base_logits"].float(), base_logits[0].float(), atol=layout.tolerance * scale, rtol=0
     )
-    # In 16 bits the two attentions round apart, and a close choice may go either way.
+    # In 16 bits the two attentions round apart, and a close choice may go either way; not from the same rows.
     if layout.dtype == "float32":
         assert block["tokens"].tolist() == draft.tokens[0].tolist()
+    assert block["tokens"].tolist() == oracle.head(block)
 
 
 class Oracle:
     """Target and drafter under Transformers."""
 
-    def __init__(self, target: Path, drafter: Path, dtype: torch.dtype):
+    def __init__(self, target: Path, drafter: Path, dtype: torch.dtype, window: int | None):
+        self.window = window
         self.target = AutoModelForCausalLM.from_pretrained(target, dtype=dtype).eval()
         self.drafter = DominoDraftModel.from_pretrained(drafter, dtype=dtype)
 
@@ -110,7 +116,8 @@ class Oracle:
     def propose(self, committed: list[int], bonus: int):
         hidden = self.target(torch.tensor([committed]), output_hidden_states=True).hidden_states
         features = torch.cat([hidden[layer + 1] for layer in self.drafter.domino.target_layer_ids], -1)
-        context = self.drafter.context_key_values(features, torch.arange(len(committed))[None])
+        first = max(0, len(committed) - self.window) if self.window else 0
+        context = self.drafter.context_key_values(features[:, first:], torch.arange(first, len(committed))[None])
         return self.drafter.propose(
             torch.tensor([bonus]),
             torch.tensor([len(committed)]),
@@ -118,6 +125,20 @@ class Oracle:
             embedding=self.target.get_input_embeddings().weight,
             lm_head=self.target.get_output_embeddings().weight,
         )
+
+    @torch.no_grad()
+    def head(self, block: dict[str, Any]) -> list[int]:
+        """Proposals from the very rows and base logits that the server's head had."""
+        domino, proposals = self.drafter.domino, len(block["tokens"])
+        draft = rollout(
+            self.drafter.head_weights(),
+            z=block["hidden"][None, domino.first_row : domino.first_row + proposals],
+            base_logits=block["base_logits"][None],
+            bonus_tokens=torch.tensor([block["bonus"]]),
+            embedding=self.target.get_input_embeddings(),
+            pure_draft_prefix_len=min(domino.pure_draft_prefix_len, proposals),
+        )
+        return draft.tokens[0].tolist()
 
     @torch.no_grad()
     def greedy(self, prompt: list[int], count: int) -> list[int]:

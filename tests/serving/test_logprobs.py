@@ -10,10 +10,20 @@ from tests.prompts import chat
 TOLERANCE = 1e-4
 
 
-def test_output_logprobs_equal_plain_decoding(each_domino, ar):
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {},
+        {"frequency_penalty": 0.8, "repetition_penalty": 1.1, "logit_bias": {"28": 4.0}},
+        {"min_new_tokens": 12, "presence_penalty": 0.7},
+        {"regex": "(yes|no)(, (yes|no))*[.]", "frequency_penalty": 0.5},
+    ],
+    ids=["plain", "penalties and bias", "min tokens", "grammar"],
+)
+def test_output_logprobs_equal_plain_decoding(each_domino, ar, sampling):
     prompt = ar.chat_ids(chat(1)[0])
     body = {"return_logprob": True, "top_logprobs_num": 4, "token_ids_logprob": [5, 77, 1000], "logprob_start_len": 0}
-    ours, plain = (client.generate(prompt, **body) for client in (each_domino, ar))
+    ours, plain = (client.generate(prompt, sampling, **body) for client in (each_domino, ar))
     assert ours["output_ids"] == plain["output_ids"]
     for name in ("output_token_logprobs", "input_token_logprobs"):
         _same(ours["meta_info"][name], plain["meta_info"][name])

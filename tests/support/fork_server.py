@@ -103,7 +103,7 @@ def generate(argv: list[str], prompts: list[list[int]], max_new_tokens: int, out
         request = enqueue(scheduler, f"request-{number}", prompt, sampling)
         while not request.finished():
             _step(scheduler)
-        results.append({"prompt": prompt, "output": list(request.output_ids), "blocks": blocks[:]})
+        results.append({"prompt": prompt, "output": list(request.output_ids_through_stop), "blocks": blocks[:]})
         blocks.clear()
     torch.save(results, out)
     return {"blocks": sum(len(result["blocks"]) for result in results)}

@@ -44,7 +44,7 @@ def together(
     scheduler.run_batch = watch
     scheduler.run_event_loop()
     return {
-        "outputs": [list(req.output_ids) for req in loop.entered],
+        "outputs": [list(req.output_ids_through_stop) for req in loop.entered],
         "retractions": [req.retraction_count for req in loop.entered],
         "modes": sorted(loop.modes),
     }

@@ -7,6 +7,8 @@ does one that would copy a value to the host, which on a GPU is a wait in the mi
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,8 +16,10 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from domino_sglang.head import Draft, DraftSampling
 from domino_sglang.penalties import BlockPenalties
+from domino_sglang.proposer import DraftedBlock, TargetHead, VocabShard
 from domino_sglang.target_law import keep_with_sort, law_of, target_probabilities
 from domino_sglang.verify import DraftRows, accept_block, accept_sampled
+from domino_sglang.worker import DominoWorker
 from tests.support.sampling import sampling_information
 
 B, S, V, R = 5, 7, 64, 8
@@ -69,6 +73,19 @@ def test_penalties_inside_a_block_stay_on_the_device(fake):
     counts, strength = cuda(2, V, dtype=torch.int32), cuda(2)
     penalties = BlockPenalties(cuda(2, dtype=torch.int64), counts, strength, strength, strength)
     penalties.apply(cuda(B, S + 1, V, dtype=torch.bfloat16), cuda(B, S, dtype=torch.int64))
+
+
+def test_the_rehearsal_at_start_up_stays_on_the_device(fake, monkeypatch):
+    monkeypatch.setattr("domino_sglang.target_law._renorm_kernels", lambda: False)
+    draft, sampling, rows = block(torch.bfloat16)
+    target = TargetHead(lambda ids: ids, None, lambda hidden: hidden, VocabShard(), V, V)
+    drafted = DraftedBlock(draft, rows.base_logits, rows.w2, sampling, target)
+    worker = SimpleNamespace(
+        block_size=S + 1, proposer=SimpleNamespace(block=lambda _batch: drafted), _block_verification=False
+    )
+    worker._accept_rows = partial(DominoWorker._accept_rows, worker)
+    info = sampling_information(cuda(B, 1), cuda(B), cuda(B, dtype=torch.int32), cuda(B), vocab_size=V)
+    DominoWorker._rehearse(worker, cuda(B, S + 1, dtype=torch.int64), cuda(B * (S + 1), V), info)
 
 
 def test_what_would_be_found(fake):

@@ -20,6 +20,7 @@ TOUCH_SGLANG = {
     "upstream",
     "worker",
     "adaptive",
+    "choices",
     "draft_model",
     "target_head",
     "target_law",

@@ -94,6 +94,30 @@ def test_block_equals_token_by_token(seed):
     torch.testing.assert_close(ours, one_after_the_other(reqs, logits, drafted), atol=1e-5, rtol=1e-5)
 
 
+def test_parts_penalise_as_the_whole_batch():
+    generator = torch.Generator().manual_seed(0)
+    reqs = [request(i, [3, 3, 5, i], **kind) for i, kind in enumerate(KINDS)]
+    penalties = TokenLedger(VOCAB, "cpu").penalties(reqs, torch.arange(len(KINDS)))
+    drafted = torch.randint(6, (len(KINDS), PROPOSALS), generator=generator)
+    logits = torch.randn(len(KINDS), PROPOSALS + 1, VOCAB, generator=generator)
+    whole = logits.clone()
+    penalties.apply(whole, drafted)
+    assert not torch.equal(whole, logits)
+    for at_once in (1, 2, 5, 100):
+        parts = logits.clone()
+        for some in penalties.split(at_once):
+            assert len(some.index) <= at_once
+            some.apply(parts, drafted)
+        assert torch.equal(parts, whole)
+
+
+def test_neutral_penalties_change_nothing():
+    logits = torch.randn(4, 3, VOCAB, generator=torch.Generator().manual_seed(0))
+    after = logits.clone()
+    BlockPenalties.neutral(torch.arange(4), VOCAB).apply(after, torch.tensor([[5, 5]] * 4))
+    assert torch.equal(after, logits)
+
+
 def test_masked_tokens_stay_masked():
     req = request(0, [4, 4], repetition_penalty=1.5, presence_penalty=0.3)
     penalties = TokenLedger(VOCAB, "cpu").penalties([req], torch.tensor([4]))

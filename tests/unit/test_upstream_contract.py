@@ -61,6 +61,7 @@ HOOKED = {
     "sglang.srt.arg_groups.kv_cache_hook.handle_unified_memory_pool": None,
     "sglang.srt.arg_groups.model_override_base._forces_eagle_topk_one": ["speculative_algorithm"],
     "sglang.srt.speculative.spec_utils.spec_need_hidden_states": [],
+    "sglang.srt.managers.tokenizer_manager.TokenizerManager._send_one_request": ["self", "tokenized_obj"],
     "sglang.srt.mem_cache.allocation.assign_req_to_token_pool_func": [
         "req_pool_indices",
         "req_to_token",
@@ -81,6 +82,7 @@ OVERRIDDEN = {
     "on_verify_complete_cpu": ["self", "num_correct_drafts_per_req", "batch_size"],
     "_maybe_build_draft_sampler": ["self"],
     "_prewarm_batch_size": ["self", "block_size"],
+    "_measure_sampling_peak": ["self", "candidates", "target_logits", "sampling_info"],
     "_greedy_sample_from_vocab_parallel_head": ["self", "hidden_states", "lm_head", "chunk_size"],
     "_can_skip_verify_logits": ["self", "batch", "sampling_info"],
     "_accept_block": [

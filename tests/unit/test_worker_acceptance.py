@@ -1,4 +1,7 @@
-"""Sampled blocks are accepted a few requests at a time where the vocabulary is large: the same decisions as at once."""
+"""Sampled blocks are accepted a few requests at a time where the vocabulary is large: the same decisions as at once.
+
+And what SGLang measures at start-up, to keep that much memory free, is this acceptance and no other.
+"""
 
 from __future__ import annotations
 
@@ -47,15 +50,21 @@ def accepted(block_verification: bool):
         vocab_size=VOCAB,
         filters=True,
     )
+    stand_in = stand_in_for(block, block_verification)
+    return DominoWorker._accept_sampled(stand_in, candidates, logits.flatten(0, 1), info, BATCH)
+
+
+def stand_in_for(block: DraftedBlock, block_verification: bool) -> SimpleNamespace:
+    """A worker's acceptance around one drafted block."""
     stand_in = SimpleNamespace(
         block_size=BLOCK,
-        proposer=SimpleNamespace(block=lambda _batch: block),
+        proposer=SimpleNamespace(block=lambda batch: block.rows(slice(0, batch))),
         _block_verification=block_verification,
         _tp_sync=SimpleNamespace(sync=lambda _site, _tensor: None),
     )
-    stand_in._accepted_at_once = partial(DominoWorker._accepted_at_once, stand_in)
-    stand_in._accept_rows = partial(DominoWorker._accept_rows, stand_in)
-    return DominoWorker._accept_sampled(stand_in, candidates, logits.flatten(0, 1), info, BATCH)
+    for name in ("_accepted_at_once", "_accept_rows", "_rehearse"):
+        setattr(stand_in, name, partial(getattr(DominoWorker, name), stand_in))
+    return stand_in
 
 
 @pytest.mark.parametrize("block_verification", [False, True])
@@ -71,3 +80,51 @@ def test_parts_decide_as_the_whole_batch(monkeypatch, block_verification):
 
 def test_a_request_is_accepted_however_large_its_block():
     assert DominoWorker._accepted_at_once(SimpleNamespace(block_size=16), 1 << 40) == 1
+
+
+class Memory:
+    """``torch.cuda`` as far as a measurement of memory asks it."""
+
+    def __init__(self, monkeypatch):
+        self.calls: list[str] = []
+        for name, value in {"synchronize": None, "reset_peak_memory_stats": None}.items():
+            monkeypatch.setattr(torch.cuda, name, partial(self.answer, name, value))
+        monkeypatch.setattr(torch.cuda, "memory_allocated", partial(self.answer, "before", 100))
+        monkeypatch.setattr(torch.cuda, "max_memory_allocated", partial(self.answer, "peak", 350))
+
+    def answer(self, name: str, value):
+        self.calls.append(name)
+        return value
+
+
+@pytest.mark.parametrize("block_verification", [False, True])
+def test_start_up_measures_this_acceptance_with_every_filter_and_penalties(monkeypatch, block_verification):
+    monkeypatch.setattr("domino_sglang.target_law._renorm_kernels", lambda: False)
+    memory, bs = Memory(monkeypatch), 3
+    for name in ("target_probabilities", "accept_block", "accept_sampled"):
+        monkeypatch.setattr(worker, name, watched(getattr(worker, name), name, memory.calls))
+    block = drafted()
+    # Static buffers hold anything at start-up, numbers that are no token among them.
+    block.draft.tokens.fill_(10**9)
+    block.draft.log_q.fill_(torch.nan)
+    measured = DominoWorker._measure_sampling_peak(
+        stand_in_for(block, block_verification),
+        candidates=torch.zeros(bs, BLOCK, dtype=torch.int64),
+        target_logits=torch.zeros(bs * BLOCK, VOCAB),
+        # As upstream makes it for its own: top-k off is a zero there.
+        sampling_info=sampling_information(
+            torch.ones(bs, 1), torch.full((bs,), 0.95), torch.zeros(bs, dtype=torch.int32), torch.zeros(bs), VOCAB
+        ),
+    )
+    assert measured == 250
+    accept = "accept_block" if block_verification else "accept_sampled"
+    rehearsed = ["target_probabilities", accept] * 3  # of 1, 2 and 3 requests
+    assert memory.calls == ["synchronize", "reset_peak_memory_stats", "before", *rehearsed, "synchronize", "peak"]
+
+
+def watched(function, name: str, calls: list[str]):
+    def call(*args, **named):
+        calls.append(name)
+        return function(*args, **named)
+
+    return call

@@ -9,7 +9,8 @@ import triton
 import triton.language as tl
 
 STREAM_PROPOSAL = tl.constexpr(1)
-"""Must equal ``domino_sglang.random_numbers.STREAM_PROPOSAL``."""
+STREAM_BONUS = tl.constexpr(3)
+"""Must equal those of ``domino_sglang.random_numbers``."""
 
 
 @triton.jit
@@ -21,23 +22,29 @@ def mix32(x):
 
 
 @triton.jit
-def counter_key(seed, position, index):
-    """Two uint32 words that name one row of numbers; ``seed`` and ``position`` int64 ``[N]``, ``index`` int32."""
+def counter_key(seed, position, index, STREAM: tl.constexpr = STREAM_PROPOSAL):
+    """Two uint32 words that name one row of numbers; ``seed`` and ``position`` int64 ``[N]``, ``index`` an integer or
+    ``[N]``."""
     low = mix32(seed.to(tl.uint32) ^ tl.full((), 0x9E3779B9, tl.uint32))
     high = mix32((seed >> 32).to(tl.uint32) ^ low)
     low = mix32(low ^ position.to(tl.uint32))
     high = mix32(high + low)
-    low = mix32(low + high + tl.cast(index * 8 + STREAM_PROPOSAL, tl.uint32))
+    low = mix32(low + high + tl.cast(index * 8 + STREAM, tl.uint32))
     high = mix32(high ^ low ^ tl.full((), 0x85EBCA6B, tl.uint32))
     return low, high
 
 
 @triton.jit
-def log_exponential(low, high, element):
-    """``log(Exp(1))`` in float32, broadcast over the key words and the token ids (int32)."""
+def exponential(low, high, element):
+    """``Exp(1)`` in float32, broadcast over the key words and the token ids (int32)."""
     bits = mix32(mix32(element.to(tl.uint32) ^ low) + high)
     u = tl.minimum((bits.to(tl.float32) + 0.5) * 2.3283064365386963e-10, 1.0 - 5.960464477539063e-08)
     # Kahan's log1p: exact enough (a few ulp) without libdevice, which the interpreter lacks.
     kept = 1.0 - u
-    exponential = tl.where(kept == 1.0, u, tl.log(kept) * u / tl.where(kept == 1.0, -1.0, kept - 1.0))
-    return tl.log(exponential)
+    return tl.where(kept == 1.0, u, tl.log(kept) * u / tl.where(kept == 1.0, -1.0, kept - 1.0))
+
+
+@triton.jit
+def log_exponential(low, high, element):
+    """The logarithm of :func:`exponential`."""
+    return tl.log(exponential(low, high, element))

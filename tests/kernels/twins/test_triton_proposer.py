@@ -9,6 +9,7 @@ from domino_sglang.config import DominoConfig
 from domino_sglang.head import DominoHead, VocabShard
 from domino_sglang.proposer import TargetHead, TorchProposer
 from domino_sglang.triton_proposer import TritonProposer
+from domino_sglang.verify import accept_block, accept_sampled
 from tests.support.drafters import drafter_config
 
 TARGET = {"hidden_size": 32, "vocab_size": 210, "num_hidden_layers": 6}
@@ -62,6 +63,26 @@ def test_both_proposers_draft_the_same_block(device, shift_label, dense, tempera
     torch.testing.assert_close(drafted.draft.correction, expected.draft.correction, atol=1e-5, rtol=1e-4)
     if temperature is not None:
         torch.testing.assert_close(drafted.q_row(2), expected.q_row(2), atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("accept", [accept_sampled, accept_block])
+def test_both_proposers_blocks_are_accepted_alike(device, accept):
+    oracle, ours = proposers(device, 5)
+    step = inputs(device, 5)
+    for proposer in (oracle, ours):
+        proposer.stage(torch.tensor([0.0, 1.0, 0.6], device=device), torch.tensor([1, 2, -3], device=device))
+        proposer(*step)
+    p = (2 * torch.randn(BATCH, 5, TARGET["vocab_size"], device=device)).softmax(-1)
+    p[:, :3] = torch.cat([oracle.block(BATCH).q_row(j)[:, None] for j in range(3)], 1)  # so that some are accepted
+    drawn = []
+    for proposer in (oracle, ours):
+        block = proposer.block(BATCH).rows(slice(1, BATCH))
+        candidates = torch.cat([block.draft.tokens[:, :1], block.draft.tokens], 1)
+        draft = (candidates[:, 1:], block.draft.log_q, block.q_row, block.sampling)
+        drawn.append(accept(p[1:], *draft, bonus_of=block.bonus_of))
+    assert ours.block(BATCH).bonus_of is not oracle.block(BATCH).bonus_of
+    assert drawn[0].accept_len.tolist() == drawn[1].accept_len.tolist()
+    assert drawn[0].bonus.tolist() == drawn[1].bonus.tolist()
 
 
 def test_a_greedy_batch_after_a_sampled_one_is_greedy(device):
