@@ -45,6 +45,11 @@ class Split:
     def response_tokens(self) -> int:
         return sum(len(e.ids) - e.prompt_length for e in self.training)
 
+    def evaluated(self, count: int) -> list[Example]:
+        """The held-out texts that training replays: greedy ones, for acceptance is counted against them, at most so
+        many."""
+        return [e for e in self.heldout if e.temperature == 0][:count]
+
 
 def load_split(folder: Path, heldout: int, max_length: int) -> Split:
     """Read ``responses.jsonl``; prompts numbered below ``heldout`` are kept apart, however many are added later.

@@ -99,7 +99,7 @@ This checkpoint: step {best.get("step", "?")} of {train.steps}.
 Acceptance length on held-out text at step: {", ".join(f"{step}: {value:.2f}" for step, value in reports)}.
 
 ## Acceptance length
-Greedy, replayed on {min(len(split.heldout), train.eval_sequences)} held-out chats of the training distribution (bonus \
+Greedy, replayed on {len(split.evaluated(train.eval_sequences))} held-out chats of the training distribution (bonus \
 included, {best.get("steps", "?")} verify steps): **{best.get("length", 0):.2f}**.
 
 | workload | acceptance length |

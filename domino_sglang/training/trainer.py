@@ -84,7 +84,7 @@ class Trainer:
         self.ends = TargetEnds.of(self.target)
         split = load_split(recipe.data_dir, recipe.data.heldout, self.settings.max_length)
         self.training = split.training
-        self.heldout = [e for e in split.heldout if e.temperature == 0][: self.settings.eval_sequences]
+        self.heldout = split.evaluated(self.settings.eval_sequences)
         self.features = self._feature_source()
         self.frequent = torch.empty(0, dtype=torch.long)
         if self.settings.frequent_vocab:

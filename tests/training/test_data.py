@@ -184,6 +184,18 @@ def test_missing_and_malformed_responses(tmp_path):
     assert len(load_split(tmp_path, 0, 64).training) == 1
 
 
+def test_only_greedy_held_out_texts_are_evaluated(tmp_path):
+    rows = [
+        {"id": i, "temperature": float(i % 2), "prompt_ids": [1, 2], "response_ids": [3, 4, 5], "features": None}
+        for i in range(9)
+    ]
+    (tmp_path / "responses.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    split = load_split(tmp_path, 7, 64)
+    assert [example.number for example in split.training] == [7, 8]
+    assert [example.number for example in split.evaluated(10)] == [0, 2, 4, 6]
+    assert [example.number for example in split.evaluated(3)] == [0, 2, 4]
+
+
 FULL_DISK = """
     import resource, signal, sys
     from domino_sglang.training.storage import DataError, FeatureFile, GrowingJsonl
