@@ -14,11 +14,12 @@ TOLERANCE = 1e-4
     "sampling",
     [
         {},
-        {"frequency_penalty": 0.8, "repetition_penalty": 1.1, "logit_bias": {"28": 4.0}},
+        {"frequency_penalty": 0.8, "logit_bias": {"28": 4.0}},
+        {"repetition_penalty": 1.1},
         {"min_new_tokens": 12, "presence_penalty": 0.7},
         {"regex": "(yes|no)(, (yes|no))*[.]", "frequency_penalty": 0.5},
     ],
-    ids=["plain", "penalties and bias", "min tokens", "grammar"],
+    ids=["plain", "penalty and bias", "repetition", "min tokens", "grammar"],
 )
 def test_output_logprobs_equal_plain_decoding(each_domino, ar, sampling):
     prompt = ar.chat_ids(chat(1)[0])
