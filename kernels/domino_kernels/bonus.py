@@ -77,6 +77,7 @@ class BonusDraw:
         if scale is None:
             scale = torch.ones(batch, device=device)
         keys = torch.full((2, batch), NO_CANDIDATE, dtype=torch.int64, device=device)
+        # The tiles of a scan over W2, for which H and G do not matter.
         plan = make_plan(batch, Shape(rank, rows, 1, rank, proposals, self.w2.element_size()), self._limits, "fused")
         tile, block_b = plan.scan, min(plan.block_b, LARGEST_BLOCK_B)
         self._launch(residual_kernel, (triton.cdiv(batch, block_b), plan.num_programs),

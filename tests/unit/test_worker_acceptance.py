@@ -13,6 +13,7 @@ import torch
 
 from domino_sglang import worker
 from domino_sglang.head import Draft, DraftSampling
+from domino_sglang.penalties import BlockPenalties
 from domino_sglang.proposer import DraftedBlock, TargetHead, VocabShard
 from domino_sglang.worker import DominoWorker
 from tests.support.sampling import sampling_information
@@ -103,6 +104,7 @@ def test_start_up_measures_this_acceptance_with_every_filter_and_penalties(monke
     memory, bs = Memory(monkeypatch), 3
     for name in ("target_probabilities", "accept_block", "accept_sampled"):
         monkeypatch.setattr(worker, name, watched(getattr(worker, name), name, memory.calls))
+    monkeypatch.setattr(BlockPenalties, "apply", watched(BlockPenalties.apply, "penalties", memory.calls))
     block = drafted()
     # Static buffers hold anything at start-up, numbers that are no token among them.
     block.draft.tokens.fill_(10**9)
@@ -118,7 +120,7 @@ def test_start_up_measures_this_acceptance_with_every_filter_and_penalties(monke
     )
     assert measured == 250
     accept = "accept_block" if block_verification else "accept_sampled"
-    rehearsed = ["target_probabilities", accept] * 3  # of 1, 2 and 3 requests
+    rehearsed = ["penalties", *["target_probabilities", accept] * 3]  # of 1, 2 and 3 requests
     assert memory.calls == ["synchronize", "reset_peak_memory_stats", "before", *rehearsed, "synchronize", "peak"]
 
 
