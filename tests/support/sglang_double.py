@@ -71,6 +71,8 @@ class Double:
             while done < total:
                 size = 1 if done == 0 or not self.algorithm else ACCEPTED[steps % len(ACCEPTED)]
                 steps += done > 0
+                if steps == 0 and "together" in wish:
+                    size, steps = size + ACCEPTED[0], 1
                 done = min(total, done + size)
                 if done > 10 and "stall" in wish:
                     await asyncio.sleep(2.5)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from domino_kernels.ops.contract import contract
+from domino_kernels.ops.correction import correct_tile, load_correction
 from domino_kernels.ops.ordering import LOWEST_KEY, LOWEST_ORDER, order_of, pack_key
 from domino_kernels.ops.random_numbers import STREAM_BONUS, counter_key, exponential
 
@@ -102,9 +102,7 @@ def residual_kernel(
     p_rows = p_ptr + b64 * stride_p_b + index * stride_p_n
     base = base_ptr + b64 * stride_base_b + tl.minimum(index, num_proposals - 1) * stride_base_s
     c_rows = correction_ptr + row * rank
-    r = tl.arange(0, BLOCK_R)
-    if WHOLE_RANK:
-        c = tl.load(c_rows[None, :] + r[:, None], mask=has_q[None, :] & (r < rank)[:, None], other=0.0)
+    c = load_correction(c_rows, has_q, rank, BLOCK_R, WHOLE_RANK)
     best = tl.full([BLOCK_B], LOWEST_KEY, tl.int64)
     best_of_p = tl.full([BLOCK_B], LOWEST_KEY, tl.int64)
     for tile in tl.range(tl.program_id(1), tl.cdiv(vocab, BLOCK_V), tl.num_programs(1), num_stages=NUM_STAGES):
@@ -115,17 +113,10 @@ def residual_kernel(
         p = finite(p)
         reads = in_q[:, None] & has_q[None, :]
         x = tl.load(base[None, :] + v64[:, None] * stride_base_v, mask=reads, other=0.0).to(tl.float32)
-        w_rows = w2_ptr + v64[:, None] * stride_w2
-        correction = tl.zeros([BLOCK_V, BLOCK_B], tl.float32)
-        if WHOLE_RANK:
-            w = tl.load(w_rows + r[None, :], mask=in_q[:, None] & (r < rank)[None, :], other=0.0)
-            correction = contract(w, c, correction, USE_DOT, UPCAST)
-        else:
-            for start in tl.range(0, rank, BLOCK_R, num_stages=NUM_STAGES):
-                k = start + r
-                w = tl.load(w_rows + k[None, :], mask=in_q[:, None] & (k < rank)[None, :], other=0.0)
-                part = tl.load(c_rows[None, :] + k[:, None], mask=has_q[None, :] & (k < rank)[:, None], other=0.0)
-                correction = contract(w, part, correction, USE_DOT, UPCAST)
+        correction = correct_tile(
+            c, c_rows, has_q, w2_ptr + v64 * stride_w2, in_q, rank,
+            BLOCK_B, BLOCK_V, BLOCK_R, WHOLE_RANK, USE_DOT, UPCAST, NUM_STAGES,
+        )  # fmt: skip
         x = tl.div_rn(x + correction, tl.broadcast_to(divisor[None, :], [BLOCK_V, BLOCK_B]))
         q = tl.where(reads, finite(tl.exp(x - shift[None, :])), 0.0)
         mass = tl.maximum(p * scale[None, :] - q, 0.0)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 
-from domino_kernels.ops.contract import contract
+from domino_kernels.ops.correction import correct_tile, load_correction
 from domino_kernels.ops.ordering import LOWEST_KEY, LOWEST_ORDER, order_of, pack_key, pack_reference
 from domino_kernels.ops.random_numbers import counter_key, log_exponential
 
@@ -65,15 +65,9 @@ def scan_tiles(
     b = batch_block * BLOCK_B + tl.arange(0, BLOCK_B)
     row_mask = b < batch
     base = base_ptr + b.to(tl.int64) * stride_base_b + j * tl.cast(stride_base_s, tl.int64)
-    r = tl.arange(0, BLOCK_R)
     c_rows = correction_ptr + (b.to(tl.int64) * num_proposals + j) * rank
-    if CORRECTED and WHOLE_RANK:
-        c = tl.load(
-            c_rows[None, :] + r[:, None],
-            mask=row_mask[None, :] & (r < rank)[:, None],
-            other=0.0,
-            cache_modifier=".cg",
-        )
+    if CORRECTED:
+        c = load_correction(c_rows, row_mask, rank, BLOCK_R, WHOLE_RANK)
     if SAMPLED:
         temperature = tl.load(temperature_ptr + b, mask=row_mask, other=0.0)
         sampled = temperature > 0
@@ -95,33 +89,11 @@ def scan_tiles(
             eviction_policy="evict_first",
         ).to(tl.float32)
         if CORRECTED:
-            w_rows = w2_ptr + v.to(tl.int64)[:, None] * stride_w2
-            correction = tl.zeros([BLOCK_V, BLOCK_B], tl.float32)
-            if WHOLE_RANK:
-                w = tl.load(
-                    w_rows + r[None, :],
-                    mask=inside[:, None] & (r < rank)[None, :],
-                    other=0.0,
-                    eviction_policy="evict_first",
-                )
-                correction = contract(w, c, correction, USE_DOT, UPCAST)
-            else:
-                for start in tl.range(0, rank, BLOCK_R, num_stages=NUM_STAGES):
-                    k = start + r
-                    w = tl.load(
-                        w_rows + k[None, :],
-                        mask=inside[:, None] & (k < rank)[None, :],
-                        other=0.0,
-                        eviction_policy="evict_first",
-                    )
-                    part = tl.load(
-                        c_rows[None, :] + k[:, None],
-                        mask=row_mask[None, :] & (k < rank)[:, None],
-                        other=0.0,
-                        cache_modifier=".cg",
-                    )
-                    correction = contract(w, part, correction, USE_DOT, UPCAST)
-            x += correction
+            w_rows = w2_ptr + v.to(tl.int64) * stride_w2
+            x += correct_tile(
+                c, c_rows, row_mask, w_rows, inside, rank,
+                BLOCK_B, BLOCK_V, BLOCK_R, WHOLE_RANK, USE_DOT, UPCAST, NUM_STAGES,
+            )  # fmt: skip
         score = x
         if SAMPLED:
             x = tl.div_rn(x, tl.broadcast_to(scale[None, :], [BLOCK_V, BLOCK_B]))
