@@ -4,9 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-# What the tests run besides Python: a browser, Prometheus with its promtool, a linter of shell scripts.
+# What the tests run besides Python: a browser, Prometheus with its promtool, a linter of shell scripts; and what the
+# Python package of Mooncake (KV transfer between servers) is linked against.
 PROGRAMS := chromium prometheus promtool shellcheck
-PACKAGES := chromium prometheus shellcheck
+LIBRARIES := libibverbs.so.1 libnuma.so.1 libcurl.so.4
+PACKAGES := chromium prometheus shellcheck libibverbs1 libnuma1 libcurl4
 
 .PHONY: env demo serve tools test lint clean
 
@@ -33,9 +35,11 @@ lint: env
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# As root, missing programs are installed; anybody else is told how.
+# As root, what is missing is installed; anybody else is told how.
 tools:
 	@missing=; for program in $(PROGRAMS); do command -v $$program >/dev/null || missing="$$missing $$program"; done; \
+	libraries=$$(PATH="$$PATH:/sbin:/usr/sbin" ldconfig -p); \
+	for library in $(LIBRARIES); do case "$$libraries" in *"$$library"*) ;; *) missing="$$missing $$library";; esac; done; \
 	if [ -n "$$missing" ]; then \
 		if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
 			echo "the tests need$$missing; install them, on Debian: sudo apt-get install $(PACKAGES)" >&2; exit 1; \

@@ -15,7 +15,7 @@ from tests.support import environment  # noqa: E402
 environment.settle()
 PARTS = ("domino", "others")
 # Without the servers of tests/serving/conftest.py, but not without any.
-STARTING_SERVERS = ("test_readme_commands.py", "test_tensor_parallel.py")
+STARTING_SERVERS = ("test_disaggregation.py", "test_readme_commands.py", "test_tensor_parallel.py")
 
 
 def pytest_addoption(parser):

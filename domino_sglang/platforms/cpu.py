@@ -42,6 +42,12 @@ class DominoCpuPlatform(CpuDeviceMixin, SRTPlatform):
             server_args.max_total_tokens = MAX_TOTAL_TOKENS
         if server_args.chunked_prefill_size is None:
             server_args.chunked_prefill_size = 2048
+        if server_args.lora_backend == "csgmv":
+            # SGLang's default, which is Triton's.
+            server_args.lora_backend = "torch_native"
+        if server_args.disaggregation_decode_retraction_backup is None:
+            # SGLang would reserve a second pool of host memory beside the one that is the KV cache here.
+            server_args.disaggregation_decode_retraction_backup = "cpu_tensor"
 
     def get_default_attention_backend(self) -> str:
         return ATTENTION_BACKEND
@@ -83,6 +89,9 @@ class DominoCpuPlatform(CpuDeviceMixin, SRTPlatform):
 
     def init_backend(self) -> None:
         """Once in each scheduler process: the pieces of SGLang that assume a device with streams."""
-        from domino_sglang.platforms.cpu_memory import make_record_stream_harmless
+        from domino_sglang.platforms.cpu_disaggregation import make_transfers_streamless
+        from domino_sglang.platforms.cpu_memory import make_pinning_harmless, make_record_stream_harmless
 
+        make_transfers_streamless()
         make_record_stream_harmless()
+        make_pinning_harmless()

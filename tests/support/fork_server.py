@@ -123,6 +123,7 @@ def _server_args(argv: list[str]):
     load_plugins()
     args = prepare_server_args(argv)
     args.resolve_once()
+    args.check_server_args()
     return args
 
 
@@ -135,7 +136,7 @@ def make_scheduler(args):
     return Scheduler(args, PortArgs.init_new(args))
 
 
-def enqueue(scheduler, rid: str, prompt: list[int], sampling: dict[str, Any]):
+def enqueue(scheduler, rid: str, prompt: list[int], sampling: dict[str, Any], lora_id: str | None = None):
     """Hand a scheduler one request with these ``SamplingParams``; returns its ``Req``."""
     from array import array
 
@@ -158,6 +159,7 @@ def enqueue(scheduler, rid: str, prompt: list[int], sampling: dict[str, Any]):
             top_logprobs_num=0,
             token_ids_logprob=None,
             stream=False,
+            lora_id=lora_id,
         )
     )
     return scheduler.waiting_queue[-1]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 # What a request may say besides its prompt and its sampling parameters.
-ARRIVES = "arrives"
+ARRIVES, ADAPTER = "arrives", "adapter"
 
 
 def together(
@@ -19,13 +19,14 @@ def together(
     Args:
         args: resolved server arguments; ``disable_overlap_schedule`` picks the loop.
         requests: prompts with sampling parameters; ``"arrives"`` among these names the iteration of the loop a request
-            comes in at (0 if absent).
+            comes in at (0 if absent), and ``"adapter"`` one of ``--lora-paths``.
         retract_every: retract a request at every so many forward passes, as SGLang does under ``SGLANG_TEST_RETRACT``.
 
     Returns:
         ``outputs``: token ids of each request; ``retractions``: of each request; ``modes``: forward modes seen.
     """
     import torch
+    from sglang.srt.arg_groups.overrides import resolving_view
     from sglang.srt.managers import scheduler as module
 
     from tests.support.fork_server import make_scheduler
@@ -33,7 +34,8 @@ def together(
     torch.set_num_threads(1)
     module.TEST_RETRACT, module.TEST_RETRACT_INTERVAL = retract_every is not None, retract_every or 1
     scheduler = make_scheduler(args)
-    loop = Loop(scheduler, requests)
+    adapters = {ref.lora_name: ref.lora_id for ref in resolving_view(args).lora_paths or ()}
+    loop = Loop(scheduler, requests, adapters)
     scheduler.ingest_requests = loop.ingest
     run_batch = scheduler.run_batch
 
@@ -53,8 +55,8 @@ def together(
 class Loop:
     """Feeds the scheduler, and ends its loop."""
 
-    def __init__(self, scheduler: Any, requests: list[tuple[list[int], dict[str, Any]]]):
-        self.scheduler = scheduler
+    def __init__(self, scheduler: Any, requests: list[tuple[list[int], dict[str, Any]]], adapters: dict[str, str]):
+        self.scheduler, self.adapters = scheduler, adapters
         self.waiting = list(enumerate(requests))
         self.entered: list[Any] = []
         self.modes: set[str] = set()
@@ -65,7 +67,8 @@ class Loop:
 
         while self.waiting and self.waiting[0][1][1].get(ARRIVES, 0) <= self.iteration:
             number, (prompt, sampling) = self.waiting.pop(0)
-            sampling = {key: value for key, value in sampling.items() if key != ARRIVES}
-            self.entered.append(enqueue(self.scheduler, f"request-{number}", prompt, sampling))
+            adapter = self.adapters[sampling[ADAPTER]] if ADAPTER in sampling else None
+            sampling = {key: value for key, value in sampling.items() if key not in (ARRIVES, ADAPTER)}
+            self.entered.append(enqueue(self.scheduler, f"request-{number}", prompt, sampling, adapter))
         self.iteration += 1
         self.scheduler.gracefully_exit = not self.waiting and all(req.finished() for req in self.entered)
