@@ -90,8 +90,9 @@ class DominoCpuPlatform(CpuDeviceMixin, SRTPlatform):
     def init_backend(self) -> None:
         """Once in each scheduler process: the pieces of SGLang that assume a device with streams."""
         from domino_sglang.platforms.cpu_disaggregation import make_transfers_streamless
-        from domino_sglang.platforms.cpu_memory import make_pinning_harmless, make_record_stream_harmless
+        from domino_sglang.platforms.cpu_lora import make_lora_pageable
+        from domino_sglang.platforms.cpu_memory import make_record_stream_harmless
 
-        make_transfers_streamless()
         make_record_stream_harmless()
-        make_pinning_harmless()
+        make_lora_pageable()
+        make_transfers_streamless()

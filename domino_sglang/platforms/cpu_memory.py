@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-
 import torch
 from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
 
@@ -62,18 +59,3 @@ def make_record_stream_harmless() -> None:
             original(tensor, stream)
 
     setattr(torch.Tensor, "record_stream", record_stream)  # noqa: B010
-
-
-def make_pinning_harmless() -> None:
-    """Let host tensors that LoRA layers and KV transfer want page-locked stay pageable: no device copies from them."""
-
-    def pageable(create: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-        @functools.wraps(create)
-        def created(*args, pin_memory: bool = False, **kwargs) -> torch.Tensor:
-            return create(*args, **kwargs)
-
-        return created
-
-    for create in (torch.tensor, torch.zeros, torch.empty):
-        setattr(torch, create.__name__, pageable(create))
-    setattr(torch.Tensor, "pin_memory", lambda self, device=None: self)  # noqa: B010

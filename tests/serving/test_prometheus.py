@@ -79,7 +79,8 @@ def prometheus(domino, tmp_path_factory):
         for _ in range(3):
             domino.generate("The capital of France is", {"max_new_tokens": 24})
         running.wait_for(f"sum(domino:verify_steps_total) > {seen}")
-        time.sleep(2.5)
+        # A busy server's own counters come a scrape or two later.
+        running.wait_for("rate(sglang:generation_tokens_total[5m]) > 0")
         yield running
     finally:
         running.stop()

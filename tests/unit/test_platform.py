@@ -158,6 +158,8 @@ def test_what_the_user_set_stays():
         max_total_tokens=512,
         chunked_prefill_size=64,
         sleep_on_idle=False,
+        lora_backend="triton",
+        disaggregation_decode_retraction_backup="none",
     )
     DominoCpuPlatform().apply_server_args_defaults(args)
     assert (args.device, args.attention_backend) == ("cpu", "torch_native")
