@@ -10,7 +10,7 @@ import torch
 
 from domino_sglang.server_process import ServerProcess, free_port
 from tests.support.client import Client
-from tests.support.drafters import write_drafter
+from tests.support.overfitting import write_knowing_drafter
 from tests.support.targets import adapted, write_target
 
 PROMPTS = ([5, 17, 42, 8, 61, 9], [3, 3, 70, 88, 12, 51, 29, 64, 7, 33, 90])
@@ -19,10 +19,10 @@ LENGTH = 24
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
+    """A target, and a drafter that knows its texts: without the keys and values of the context it drafts others."""
     folder = tmp_path_factory.mktemp("models")
     target = write_target(folder / "target")
-    # A small head beside a backbone of the same size: what the drafter proposes depends on the keys it was sent.
-    return target, write_drafter(folder / "drafter", target)
+    return target, write_knowing_drafter(folder / "drafter", adapted(target, None), PROMPTS, LENGTH)
 
 
 @pytest.fixture(scope="module")
@@ -75,5 +75,5 @@ def test_what_was_sent_is_what_the_drafter_needs(pair, models, fork_server, tmp_
     for prompt, answer, whole in zip(PROMPTS, answers, torch.load(tmp_path / "alone.pt"), strict=True):
         plain = model.generate(torch.tensor([prompt]), max_new_tokens=LENGTH, do_sample=False)
         assert answer["output_ids"] == plain[0, len(prompt) :].tolist()
-        # As many steps as on one server: the drafter's own keys and values came along.
-        assert answer["meta_info"]["spec_verify_ct"] == len(whole["blocks"])
+        # As few steps as on one server: the drafter's own keys and values came along.
+        assert answer["meta_info"]["spec_verify_ct"] == len(whole["blocks"]) < LENGTH / 2

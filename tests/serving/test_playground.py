@@ -63,7 +63,6 @@ def test_every_run_is_what_a_verify_step_committed(page, domino):
     meta = expected["meta_info"]
     assert (tokens, steps) == (meta["completion_tokens"], meta["spec_verify_ct"])
     assert acceptance == pytest.approx((tokens - 1) / steps, abs=0.006)
-    assert shown[0] == (1, 0) or shown[0][1] > 0, "the first token comes from the prefill"
     assert sum(run[0] for run in shown) == tokens
     # A busy server may send two steps in one chunk, which shows the fewest that explain it.
     assert steps / 2 < len(shown) <= steps + 1

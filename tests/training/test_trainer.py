@@ -22,8 +22,11 @@ from domino_sglang.training.drafter import new_drafter
 from domino_sglang.training.recipe import RECIPES, Recipe, RecipeError
 from domino_sglang.training.storage import DataError
 from domino_sglang.training.trainer import Trainer
+from tests.support.overfitting import write_greedy_texts
 
 from .conftest import changed, write_chats
+
+PROMPTS = [torch.randint(5, 60, (8,), generator=torch.Generator().manual_seed(i)).tolist() for i in range(4)]
 
 
 def test_visit_order_covers_every_epoch_and_can_start_anywhere():
@@ -65,7 +68,7 @@ def test_resume_equals_uninterrupted(chats, target, tmp_path, prefix):
 
 def test_overfit_reaches_full_acceptance(recipe, target, tmp_path):
     """A drafter that may memorise a few of the target's own greedy texts drafts them almost without a miss."""
-    make_greedy_texts(recipe, target)
+    write_greedy_texts(recipe, target, PROMPTS, 25)
     recipe = dataclasses.replace(
         changed(recipe, steps=220, batch_sequences=4, anchors_per_sequence=24, learning_rate=5e-3, save_every=1000),
         data=dataclasses.replace(recipe.data, heldout=0),
@@ -95,22 +98,6 @@ def test_overfit_reaches_full_acceptance(recipe, target, tmp_path):
         assert counted.by_position[0] == pytest.approx(sum(n > 1 for n in got.acceptance) / counted.steps)
 
 
-def make_greedy_texts(
-    recipe,
-    target,
-):
-    from domino_sglang.training.features import write_features
-
-    recipe.data_dir.mkdir(parents=True)
-    with (recipe.data_dir / "responses.jsonl").open("w") as stream:
-        for number in range(4):
-            prompt = torch.randint(5, 60, (1, 8), generator=torch.Generator().manual_seed(number))
-            out = target.generate(prompt, max_new_tokens=25, do_sample=False, eos_token_id=None)[0].tolist()
-            row = {"id": number, "temperature": 0.0, "prompt_ids": out[:8], "response_ids": out[8:], "features": None}
-            stream.write(json.dumps(row) + "\n")
-    write_features(target, recipe.data_dir, recipe.cached_layers(target.config.num_hidden_layers), progress=False)
-
-
 def test_features_on_the_fly_equal_cached_ones(chats, target, tmp_path):
     cached = Trainer(chats, target, tmp_path / "a", progress=False).train(until=3)
     chats = dataclasses.replace(chats, data=dataclasses.replace(chats.data, cache_features=False))
@@ -132,7 +119,7 @@ def test_features_on_the_fly_equal_cached_ones(chats, target, tmp_path):
 def test_options_train(recipe, target, tmp_path, change):
     recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, heldout=0))
     longer = changed(recipe, steps=40, learning_rate=1e-2, anchors_per_sequence=16, **change)
-    make_greedy_texts(longer, target)
+    write_greedy_texts(longer, target, PROMPTS, 25)
     losses = Trainer(longer, target, tmp_path / "x", progress=False).train().losses
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
 

@@ -164,6 +164,9 @@ def test_what_the_user_set_stays():
     DominoCpuPlatform().apply_server_args_defaults(args)
     assert (args.device, args.attention_backend) == ("cpu", "torch_native")
     assert (args.mem_fraction_static, args.max_total_tokens, args.chunked_prefill_size) == (0.5, 512, 64)
-    args.attention_backend = None
+    assert (args.lora_backend, args.disaggregation_decode_retraction_backup) == ("triton", "none")
+    args.attention_backend = args.disaggregation_decode_retraction_backup = None
+    args.lora_backend = "csgmv"
     DominoCpuPlatform().apply_server_args_defaults(args)
     assert args.attention_backend == ATTENTION_BACKEND
+    assert (args.lora_backend, args.disaggregation_decode_retraction_backup) == ("torch_native", "cpu_tensor")
