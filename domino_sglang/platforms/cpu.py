@@ -9,6 +9,7 @@ import torch
 from sglang.srt.platforms.cpu import CpuDeviceMixin
 from sglang.srt.platforms.device_mixin import PlatformEnum
 from sglang.srt.platforms.interface import PlatformCapabilities, SRTPlatform
+from sglang.srt.runtime_context import get_disagg
 
 ATTENTION_BACKEND = "cpu_sdpa"
 ALGORITHMS = ("DOMINO", "DFLASH")
@@ -74,9 +75,14 @@ class DominoCpuPlatform(CpuDeviceMixin, SRTPlatform):
         return CpuKVPool
 
     def post_load_model(self, model: torch.nn.Module) -> None:
+        from domino_sglang.platforms.cpu_disaggregation import make_transfers_streamless
         from domino_sglang.platforms.cpu_linear import pack_linear_layers
 
         pack_linear_layers(model)
+        if get_disagg().disaggregation_mode == "prefill":
+            # No sooner: Mooncake's sender imports Prometheus's client, which must not be in the process before SGLang
+            # has said where its processes share their counters.
+            make_transfers_streamless()
 
     def get_compile_backend(self, mode: str | None = None) -> str:
         return "eager"
@@ -89,10 +95,8 @@ class DominoCpuPlatform(CpuDeviceMixin, SRTPlatform):
 
     def init_backend(self) -> None:
         """Once in each scheduler process: the pieces of SGLang that assume a device with streams."""
-        from domino_sglang.platforms.cpu_disaggregation import make_transfers_streamless
         from domino_sglang.platforms.cpu_lora import make_lora_pageable
         from domino_sglang.platforms.cpu_memory import make_record_stream_harmless
 
         make_record_stream_harmless()
         make_lora_pageable()
-        make_transfers_streamless()
