@@ -8,6 +8,8 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from domino_sglang.errors import UserError
+
 # Command, the module with its add_arguments(parser) and run(args) -> exit status, and its one line of help.
 COMMANDS = {
     "bench": ("domino_sglang.bench.command", "measure: throughput sweeps, acceptance length, a soak"),
@@ -22,7 +24,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; its exit status is the process's."""
+    """Run one command; its exit status is the process's, 2 where the user has something to put right."""
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(prog="domino-sglang", description=__doc__)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -37,7 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     # One line per request of the openai client would drown the answers.
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    return args.run(args)
+    try:
+        return args.run(args)
+    except UserError as error:
+        logging.error("domino-sglang %s: error: %s", args.command, error)
+        return 2
 
 
 if __name__ == "__main__":

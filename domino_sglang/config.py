@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from domino_sglang.errors import UserError
+
 DOMINO_PROJECTORS = ("domino", "causal_v5")
 DOMINO_ARCHITECTURES = ("DominoDraftModel", "DFlashDraftModel")
 
@@ -24,7 +26,7 @@ BACKBONE_EXTRAS = {
 }
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError, ValueError):
     """A drafter checkpoint that cannot be served, said in one line: value, expectation, fix."""
 
 

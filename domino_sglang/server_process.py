@@ -14,10 +14,12 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from domino_sglang.errors import UserError
+
 START_TIMEOUT_S = 600.0
 
 
-class ServerFailed(RuntimeError):
+class ServerFailed(UserError, RuntimeError):
     """A server that did not come up, or died: its exit status and the end of its log."""
 
 

@@ -64,12 +64,7 @@ def run(args: argparse.Namespace) -> int:
     """Measure and report; 0, or 130 after Ctrl-C, which keeps what was measured."""
     import torch
 
-    try:
-        prompts = prompts_by_workload(args)
-        drafter = drafter_folder(args)
-    except (ValueError, FileNotFoundError) as error:
-        logger.error("%s", error)
-        return 2
+    prompts, drafter = prompts_by_workload(args), drafter_folder(args)
     out = results_folder("accept", args.out)
     head = Provenance.now().json() | {
         "settings": {

@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from domino_sglang.errors import UserError
+
 PLAIN, BASE, DOMINO, DFLASH = "AR", "base", "DOMINO", "DFLASH"
 KNOWN = (PLAIN, BASE, DOMINO, DFLASH)
 
 
-class ArmError(ValueError):
+class ArmError(UserError, ValueError):
     """An arm that cannot be built from what was given."""
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from domino_sglang.bench.arms import BASE, DFLASH, DOMINO, PLAIN
 from domino_sglang.bench.report_data import Panel, SweepData
 from domino_sglang.bench.statistics import Spread
+from domino_sglang.errors import UserError
 from domino_sglang.step_timer import PARTS
 
 COLOURS = {PLAIN: "#7f7f7f", BASE: "#1f77b4", DOMINO: "#d62728", DFLASH: "#2ca02c"}
@@ -37,12 +38,12 @@ def pyplot() -> Any:
     """matplotlib's pyplot, drawing to files.
 
     Raises:
-        RuntimeError: matplotlib is not installed.
+        UserError: matplotlib is not installed.
     """
     try:
         import matplotlib
     except ImportError:
-        raise RuntimeError("plots need matplotlib; pip install 'domino-sglang[bench]'") from None
+        raise UserError("plots need matplotlib; pip install 'domino-sglang[bench]'") from None
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 

@@ -27,7 +27,7 @@ def drafter_folder(args: argparse.Namespace) -> Path:
     """``--drafter``, or the packaged one.
 
     Raises:
-        FileNotFoundError: neither was given nor is this installation carrying one.
+        UserError: neither was given nor is this installation carrying one.
     """
     from domino_sglang.demo import packaged_drafter
 

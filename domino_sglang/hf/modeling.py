@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm, Qwen3RotaryEmbedding
 
 from domino_sglang.checkpoint import load_state_dict
+from domino_sglang.config import CheckpointError
 from domino_sglang.head import DominoHead, Draft, DraftSampling, HeadWeights, rollout
 from domino_sglang.hf.configuration import DominoDraftConfig
 from domino_sglang.hf.generation import SpecGeneration
@@ -185,6 +186,6 @@ def _local_folder(path: str | Path) -> Path:
     try:
         return Path(snapshot_download(str(path), allow_patterns=["*.json", "*.safetensors"]))
     except Exception as error:
-        raise ValueError(
+        raise CheckpointError(
             f"no drafter {str(path)!r}: neither a folder here nor a reachable model on the hub ({error})"
         ) from error

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from domino_sglang.bench.provenance import Provenance
 from domino_sglang.training.recipe import Recipe
-from domino_sglang.training.storage import GrowingJsonl, read_jsonl
+from domino_sglang.training.storage import DataError, GrowingJsonl, read_jsonl
 from domino_sglang.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ def measure(recipe: Recipe, target: PreTrainedModel, arm: Arm, seed: int, progre
     trainer.train()
     result = trainer.evaluate(head=arm.head, max_new_tokens=None)
     if result is None:
-        raise ValueError("no held-out greedy response to evaluate on: raise data.heldout or data.greedy_share")
+        raise DataError("no held-out greedy response to evaluate on: raise data.heldout or data.greedy_share")
     logger.info("%s, seed %d: acceptance length %.3f", arm.name, seed, result.length)
     return {
         "arm": arm.name,

@@ -38,8 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     recipe, progress = load_recipe(args), not args.no_progress
     if args.data_action == "features":
+        from domino_sglang.training.corpus import unpack_corpus
         from domino_sglang.training.features import write_features
 
+        if recipe.data.corpus:
+            unpack_corpus(recipe.data.corpus, recipe.data_dir, recipe.data.num_prompts)
         target, _ = load_target(recipe, progress, recipe.data.target_dtype)
         layers = recipe.cached_layers(target.config.get_text_config().num_hidden_layers)
         write_features(target, recipe.data_dir, layers, progress=progress)
@@ -69,7 +72,7 @@ def synthesize(recipe: Recipe, target: PreTrainedModel, tokenizer: Any, progress
     recipe.data_dir.mkdir(parents=True, exist_ok=True)
     layers = recipe.cached_layers(target.config.get_text_config().num_hidden_layers)
     if recipe.data.corpus:
-        return _unpack(recipe, target, layers, progress)
+        return _unpack(recipe.data.corpus, recipe, target, layers, progress)
     wanted = recipe.data.num_prompts
     together = max(PROMPTS_PER_ROUND, 16 * recipe.data.slots)
     for goal in [*range(together, wanted, together), wanted]:
@@ -80,10 +83,10 @@ def synthesize(recipe: Recipe, target: PreTrainedModel, tokenizer: Any, progress
             return
 
 
-def _unpack(recipe: Recipe, target: PreTrainedModel, layers: tuple[int, ...], progress: bool) -> None:
+def _unpack(corpus: str, recipe: Recipe, target: PreTrainedModel, layers: tuple[int, ...], progress: bool) -> None:
     from domino_sglang.training.corpus import unpack_corpus
     from domino_sglang.training.features import write_features
 
-    unpack_corpus(str(recipe.data.corpus), recipe.data_dir, recipe.data.num_prompts)
+    unpack_corpus(corpus, recipe.data_dir, recipe.data.num_prompts)
     if recipe.data.cache_features and not (recipe.data_dir / "features.f16").is_file():
         write_features(target, recipe.data_dir, layers, progress=progress)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import yaml
 
+from domino_sglang.errors import UserError
 from domino_sglang.hf import DominoDraftModel
 from domino_sglang.training.dataset import load_split
 from domino_sglang.training.drafter import PACKAGED
@@ -22,12 +23,12 @@ def checkpoint_folder(recipe: Recipe) -> Path:
     """The best checkpoint of the run, else the last.
 
     Raises:
-        FileNotFoundError: the run has no checkpoint yet.
+        UserError: the run has no checkpoint yet.
     """
     run = Path(recipe.work_dir)
     source = next((run / name for name in ("best", "checkpoint") if (run / name / "config.json").is_file()), None)
     if source is None:
-        raise FileNotFoundError(f"no checkpoint in {run}: it is written at the first evaluation (train.eval_every)")
+        raise UserError(f"no checkpoint in {run}: it is written at the first evaluation (train.eval_every)")
     return source
 
 
@@ -35,7 +36,7 @@ def export_drafter(recipe: Recipe, folder: Path, dtype: torch.dtype = torch.bflo
     """Write ``folder`` with config.json, model.safetensors in ``dtype`` and README.md.
 
     Raises:
-        FileNotFoundError: the run has no checkpoint yet.
+        UserError: the run has no checkpoint yet.
     """
     source = checkpoint_folder(recipe)
     staged = folder.with_name(folder.name + ".part")

@@ -11,7 +11,7 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from domino_sglang.training.precision import usable_dtype
-from domino_sglang.training.recipe import DEMO_TARGET, Recipe
+from domino_sglang.training.recipe import DEMO_TARGET, Recipe, RecipeError
 
 
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,13 +32,13 @@ def load_recipe(args: argparse.Namespace) -> Recipe:
     """The recipe with its ``--set`` changes.
 
     Raises:
-        RecipeError, ValueError: as the recipe's fields say.
+        RecipeError: no such recipe, or a field it does not have, or a value that does not fit it.
     """
     changes: dict[str, Any] = {}
     for change in args.set:
         name, equals, value = change.partition("=")
         if not equals:
-            raise ValueError(f"--set {change!r}: expected FIELD=VALUE, e.g. --set train.steps=500")
+            raise RecipeError(f"--set {change!r}: expected FIELD=VALUE, e.g. --set train.steps=500")
         changes[name] = yaml.safe_load(value)
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -52,7 +52,7 @@ def load_target(recipe: Recipe, progress: bool = True, dtype: str = "auto") -> t
         dtype: ``auto`` is the checkpoint's own; ``bfloat16`` becomes ``float32`` where a CPU cannot multiply it.
 
     Raises:
-        ValueError: no such target.
+        RecipeError: no such target.
     """
     path = recipe.target
     if path == DEMO_TARGET:
@@ -66,5 +66,5 @@ def load_target(recipe: Recipe, progress: bool = True, dtype: str = "auto") -> t
         model = AutoModelForCausalLM.from_pretrained(path, dtype=usable_dtype(dtype, device))
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
-        raise ValueError(f"cannot load the target {path!r}: {error}; set `target:` to a checkpoint folder") from error
+        raise RecipeError(f"cannot load the target {path!r}: {error}; set `target:` to a checkpoint folder") from error
     return model.to(device).eval(), tokenizer

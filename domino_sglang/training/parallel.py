@@ -18,6 +18,8 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
+from domino_sglang.training.recipe import RecipeError
+
 logger = logging.getLogger(__name__)
 
 FULL_STATE = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -42,17 +44,17 @@ class World:
         """Join the group that torchrun describes, if any.
 
         Raises:
-            ValueError: ``fsdp`` asked for without torchrun, or several processes with ``none``.
+            RecipeError: ``fsdp`` asked for without torchrun, or several processes with ``none``.
         """
         size = int(os.environ.get("WORLD_SIZE", "1"))
         under_torchrun = "RANK" in os.environ
         if wanted == "fsdp" and not under_torchrun:
-            raise ValueError(
+            raise RecipeError(
                 f"train.parallel is {wanted!r}, which needs processes: start with `torchrun --nproc-per-node N -m "
                 "domino_sglang.cli train RECIPE`, or set train.parallel: none"
             )
         if wanted == "none" and size > 1:
-            raise ValueError(f"train.parallel is 'none' but torchrun started {size} processes; set it to fsdp")
+            raise RecipeError(f"train.parallel is 'none' but torchrun started {size} processes; set it to fsdp")
         local = int(os.environ.get("LOCAL_RANK", "0"))
         device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
         if not under_torchrun or wanted == "none":

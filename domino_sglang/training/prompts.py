@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from domino_sglang.training.recipe import RecipeError
 from domino_sglang.training.storage import DataError, read_jsonl
 
 logger = logging.getLogger(__name__)
@@ -64,11 +65,11 @@ def draw_openings(count: int, mix: Mapping[str, float], seed: int) -> list[Openi
     """``count`` openings in the shares of ``mix``, shuffled, the same for the same seed.
 
     Raises:
-        ValueError: an unknown kind, or shares that are not positive.
+        RecipeError: an unknown kind, or shares that are not positive.
     """
     unknown = sorted(set(mix) - {"code", "maths", "chat"})
     if unknown or not mix or min(mix.values()) < 0 or sum(mix.values()) <= 0:
-        raise ValueError(f"data.mix is {dict(mix)!r}, expected positive shares of code, maths and chat")
+        raise RecipeError(f"data.mix is {dict(mix)!r}, expected positive shares of code, maths and chat")
     total = sum(mix.values())
     numbers = {kind: round(count * share / total) for kind, share in mix.items()}
     generator = random.Random(seed)

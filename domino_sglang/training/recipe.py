@@ -9,11 +9,13 @@ from typing import Any, get_type_hints
 
 import yaml
 
+from domino_sglang.errors import UserError
+
 RECIPES = Path(__file__).parent / "recipes"
 DEMO_TARGET = "demo"
 
 
-class RecipeError(ValueError):
+class RecipeError(UserError, ValueError):
     """A recipe that cannot be run: the file, the field, the value found and the value needed."""
 
 

@@ -17,10 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from domino_sglang.errors import UserError
+
 logger = logging.getLogger(__name__)
 
 
-class DataError(RuntimeError):
+class DataError(UserError, RuntimeError):
     """Training data that cannot be read or written: the file, the line, what is wrong and what to do."""
 
 

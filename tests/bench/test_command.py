@@ -3,6 +3,7 @@ import argparse
 import pytest
 
 from domino_sglang.bench import command
+from domino_sglang.errors import UserError
 
 
 def parse(*words):
@@ -35,9 +36,8 @@ def test_what_is_unknown_is_refused(words, capsys):
         ["accept", "--jsonl", "missing.jsonl"],
     ],
 )
-def test_mistakes_are_told_before_anything_starts(words, caplog, monkeypatch, tmp_path):
+def test_mistakes_are_told_before_anything_starts(words, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    args = parse(*words)
-    assert command.run(args) == 2
-    assert len(caplog.records) == 1 and caplog.records[0].levelname == "ERROR"
+    with pytest.raises(UserError):
+        command.run(parse(*words))
     assert not list(tmp_path.iterdir()), "no empty results folder is left"

@@ -8,9 +8,11 @@ import json
 import pytest
 import yaml
 
+from domino_sglang.errors import UserError
 from domino_sglang.hf import DominoDraftModel
 from domino_sglang.training import ablate_command, ablation, data_command, synthesize, train_command, workloads
 from domino_sglang.training.corpus import unpack_corpus
+from domino_sglang.training.recipe import RecipeError
 from domino_sglang.training.storage import DataError
 
 
@@ -111,6 +113,10 @@ def test_a_corpus_trains_without_writing_a_word(recipe_file, tmp_path, monkeypat
     assert [[json.loads(a)[k] for k in kept] for a in unpacked] == [[json.loads(b)[k] for k in kept] for b in written]
     assert all(json.loads(line)["features"] is not None for line in unpacked)
 
+    changes = ("--set", f"work_dir={tmp_path / 'features'}", "--set", f"data.corpus={corpus}")
+    assert run(data_command, "features", recipe_file, *changes) == 0
+    assert (tmp_path / "features" / "data" / "features.f16").is_file()
+
     assert sum(1 for _ in unpack_corpus(str(corpus), tmp_path / "few", 3).open()) == 3
     corpus.write_bytes(corpus.read_bytes()[:-20])
     for name, complaint in ((str(corpus), "is damaged"), ("nowhere", "no corpus 'nowhere'")):
@@ -120,14 +126,14 @@ def test_a_corpus_trains_without_writing_a_word(recipe_file, tmp_path, monkeypat
 
 
 def test_export_before_training_is_explained(recipe_file, tmp_path):
-    with pytest.raises(FileNotFoundError, match="first evaluation"):
+    with pytest.raises(UserError, match="first evaluation"):
         run(train_command, recipe_file, "--export-only")
 
 
 def test_a_malformed_change_is_explained(recipe_file):
-    with pytest.raises(ValueError, match="FIELD=VALUE"):
+    with pytest.raises(RecipeError, match="FIELD=VALUE"):
         run(train_command, recipe_file, "--set", "train.steps")
-    with pytest.raises(ValueError, match="cannot load the target"):
+    with pytest.raises(RecipeError, match="cannot load the target"):
         run(train_command, recipe_file, "--set", "target=/nowhere")
 
 

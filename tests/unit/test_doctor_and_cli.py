@@ -36,6 +36,23 @@ def test_a_wrong_command_line_ends_with_status_2(capsys, argv):
     assert "usage: domino-sglang" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("argv", "complaint"),
+    [
+        (["train", "nowhere.yaml"], "no recipe 'nowhere.yaml'"),
+        (["data", "features", "smollm2-135m", "--set", "data.corpus=nowhere"], "no corpus 'nowhere'"),
+        (["bench", "accept", "--jsonl", "nowhere.jsonl"], "--jsonl 'nowhere.jsonl' cannot be read"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_what_the_user_can_put_right_is_said_without_a_traceback(argv, complaint, tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(argv) == 2
+    said = caplog.records[-1]
+    assert said.getMessage().startswith(f"domino-sglang {argv[0]}: error: {complaint}")
+    assert said.exc_info is None
+
+
 def test_the_installed_command_runs():
     reply = subprocess.run([sys.executable, "-m", "domino_sglang.cli", "--help"], capture_output=True, text=True)
     assert reply.returncode == 0
