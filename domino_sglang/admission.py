@@ -47,6 +47,7 @@ def admit(server_args) -> Admission:
     config = drafter_config(server_args)
     target = _target_config(server_args)
     check_against_target(config, target.to_dict())
+    _check_layers(server_args)
     num_draft_tokens = _num_draft_tokens(config, server_args)
     return Admission(
         num_draft_tokens=num_draft_tokens,
@@ -134,6 +135,21 @@ def _target_config(args):
     from sglang.srt.utils.hf_transformers_utils import get_config
 
     return get_config(args.model_path, trust_remote_code=args.trust_remote_code, revision=args.revision)
+
+
+def _check_layers(args) -> None:
+    """What keeps a state from token to token runs in SGLang's Triton kernels."""
+    if str(args.device) != "cpu" or os.environ.get("TRITON_INTERPRET") == "1":
+        return
+    from sglang.srt.configs.hybrid_arch import mambaish_config
+    from sglang.srt.configs.model_config import ModelConfig
+
+    model = ModelConfig.from_server_args(args)
+    if mambaish_config(model) is not None:
+        raise ValueError(
+            f"--model-path is {args.model_path!r}, a {model.hf_config.model_type} with recurrent layers, and on a CPU "
+            "DOMINO serves attention alone; serve it on a GPU"
+        )
 
 
 def _target_dtype(target, asked: str) -> str:

@@ -23,7 +23,7 @@ FLAGS = ("--dtype", "float32", "--max-total-tokens", "512", "--max-running-reque
 class ForkServer:
     """The other end of the pipe, for tests."""
 
-    def __init__(self, log: Path):
+    def __init__(self, log: Path, **environment: str):
         self.log = log
         self._stream = log.open("w")
         self.process = subprocess.Popen(
@@ -33,7 +33,7 @@ class ForkServer:
             stderr=self._stream,
             cwd=ROOT,
             text=True,
-            env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+            env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | environment,
         )
 
     def ask(self, task: str, **arguments: Any) -> dict[str, Any]:
@@ -208,6 +208,10 @@ def main() -> None:
 
     import domino_sglang.worker  # noqa: F401
 
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        from tests.support.interpreted_states import serve_states_on_cpu
+
+        serve_states_on_cpu()
     reply = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     for line in sys.stdin:

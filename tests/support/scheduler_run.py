@@ -5,6 +5,7 @@ A task of the fork server. What is asked of the scheduler's loop is that it ends
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 # What a request may say besides its prompt and its sampling parameters.
@@ -23,7 +24,8 @@ def together(
         retract_every: retract a request at every so many forward passes, as SGLang does under ``SGLANG_TEST_RETRACT``.
 
     Returns:
-        ``outputs``: token ids of each request; ``retractions``: of each request; ``modes``: forward modes seen.
+        ``outputs``: token ids of each request; ``retractions``: of each request; ``modes``: batches of each forward
+        mode.
     """
     import torch
     from sglang.srt.arg_groups.overrides import resolving_view
@@ -40,7 +42,7 @@ def together(
     run_batch = scheduler.run_batch
 
     def watch(batch, *rest, **named):
-        loop.modes.add(batch.forward_mode.name)
+        loop.modes[batch.forward_mode.name] += 1
         return run_batch(batch, *rest, **named)
 
     scheduler.run_batch = watch
@@ -48,7 +50,7 @@ def together(
     return {
         "outputs": [list(req.output_ids_through_stop) for req in loop.entered],
         "retractions": [req.retraction_count for req in loop.entered],
-        "modes": sorted(loop.modes),
+        "modes": dict(loop.modes),
     }
 
 
@@ -59,7 +61,7 @@ class Loop:
         self.scheduler, self.adapters = scheduler, adapters
         self.waiting = list(enumerate(requests))
         self.entered: list[Any] = []
-        self.modes: set[str] = set()
+        self.modes: Counter[str] = Counter()
         self.iteration = 0
 
     def ingest(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -11,29 +12,49 @@ from safetensors.torch import load_file, save_file
 VOCAB, HIDDEN, LAYERS = 97, 48, 4
 
 
+# Layers that keep a state: short convolutions (LFM2) or a gated delta rule (Qwen3.5) between layers of attention.
+CONVOLUTIONS = {"layer_types": ["conv", "full_attention"] * 2, "block_auto_adjust_ff_dim": False}
+DELTA_RULE = {
+    "layer_types": ["linear_attention"] * 3 + ["full_attention"],
+    "full_attention_interval": 4,
+    "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+}
+# Transformers' configuration and model, and what this kind has of its own.
+KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "llama": ("LlamaConfig", "LlamaForCausalLM", {"head_dim": 12}),
+    "qwen3": ("Qwen3Config", "Qwen3ForCausalLM", {"head_dim": 16}),
+    "lfm2": ("Lfm2Config", "Lfm2ForCausalLM", CONVOLUTIONS),
+    "qwen3.5": ("Qwen3_5TextConfig", "Qwen3_5ForCausalLM", {"head_dim": 16} | DELTA_RULE),
+}
+
+
 def write_target(
     folder: Path, kind: str = "llama", *, tied: bool = False, dtype: torch.dtype = torch.float32, seed: int = 0
 ) -> Path:
-    """Write a Llama or Qwen3 of random weights and return the folder."""
-    from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+    """Write a model of random weights, of one of ``KINDS``, and return the folder."""
+    import transformers
 
-    configuration, model = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}[kind]
+    configuration, model, own = KINDS[kind]
     torch.manual_seed(seed)
-    config = configuration(
+    config = getattr(transformers, configuration)(
         vocab_size=VOCAB,
         hidden_size=HIDDEN,
         intermediate_size=96,
         num_hidden_layers=LAYERS,
         num_attention_heads=4,
         num_key_value_heads=2,
-        head_dim=12 if kind == "llama" else 16,
         max_position_embeddings=512,
         initializer_range=0.3,
         tie_word_embeddings=tied,
         bos_token_id=1,
         eos_token_id=2,
+        **own,
     )
-    model(config).to(dtype).save_pretrained(folder)
+    getattr(transformers, model)(config).to(dtype).save_pretrained(folder)
     return folder
 
 

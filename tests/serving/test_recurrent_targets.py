@@ -1,0 +1,74 @@
+"""Targets with recurrent layers: of a block's states the one behind the last accepted token is kept.
+
+SGLang's own kernels verify and decode, in Triton's interpreter; the oracle is Transformers.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from tests.support.drafters import write_drafter
+from tests.support.fork_server import ForkServer
+from tests.support.memory_drafter import BLOCK, write_memory_drafter
+from tests.support.targets import VOCAB, write_target
+
+PROMPTS = ([5, 17, 42, 8, 61, 9], [3, 3, 70, 88, 12, 51, 29, 64], [7, 33, 90, 4])
+LENGTH = 20
+WRONG_EVERY = 7
+
+
+@pytest.fixture(scope="module")
+def interpreting_server(tmp_path_factory):
+    """States in float32, like everything else, so that texts can be compared token by token."""
+    log = tmp_path_factory.mktemp("fork") / "interpreting.log"
+    server = ForkServer(log, TRITON_INTERPRET="1", SGLANG_MAMBA_CONV_DTYPE="float32")
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module", params=["lfm2", "qwen3.5"])
+def models(request, tmp_path_factory):
+    """A target, its texts, and a drafter that has learned them with a mistake here and there."""
+    folder = tmp_path_factory.mktemp(request.param)
+    target = write_target(folder / "target", request.param)
+    model = AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32).eval()
+    texts = []
+    for prompt in PROMPTS:
+        ids = torch.tensor([prompt])
+        texts.append(model.generate(ids, max_new_tokens=LENGTH, do_sample=False, eos_token_id=None)[0].tolist())
+    learned = [[(t + (i % WRONG_EVERY == 0)) % VOCAB for i, t in enumerate(text)] for text in texts]
+    drafter = write_memory_drafter(folder / "drafter", target, learned)
+    return target, drafter, [text[len(prompt) :] for text, prompt in zip(texts, PROMPTS, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "retract_every"), [("overlap", None), ("sync", 3)], ids=["overlap", "sync and retracted"]
+)
+def test_texts_are_the_targets(interpreting_server, models, scheduler, retract_every):
+    target, drafter, expected = models
+    argv = [
+        *("--model-path", str(target), "--disable-radix-cache"),
+        *("--speculative-algorithm", "DOMINO", "--speculative-draft-model-path", str(drafter)),
+        *(["--disable-overlap-schedule"] if scheduler == "sync" else []),
+    ]
+    sampling = {"temperature": 0, "max_new_tokens": LENGTH, "ignore_eos": True}
+    requests = [(prompt, sampling) for prompt in PROMPTS]
+    answer = interpreting_server.ask("together", argv=argv, requests=requests, retract_every=retract_every)
+    assert "value" in answer, answer
+    reply = answer["value"]
+    assert reply["outputs"] == expected
+    if retract_every:
+        assert any(reply["retractions"])
+    else:
+        # Neither alone the bonus token of every block, nor always the whole of it.
+        assert LENGTH / BLOCK + 1 < reply["modes"]["DECODE"] < LENGTH - 5
+
+
+def test_without_their_kernels_they_are_refused(fork_server, tmp_path):
+    target = write_target(tmp_path / "target", "lfm2")
+    argv = ["--model-path", str(target), "--speculative-algorithm", "DOMINO", "--speculative-draft-model-path"]
+    answer = fork_server.ask("resolve", argv=[*argv, str(write_drafter(tmp_path / "drafter", target))])
+    assert answer["error"] == "Refusal"
+    assert "a lfm2 with recurrent layers" in answer["message"] and "serve it on a GPU" in answer["message"]
