@@ -11,6 +11,7 @@ from sglang.srt.utils import get_device_memory_capacity
 
 from domino_sglang.checkpoint import check_against_target, check_checkpoint
 from domino_sglang.config import CheckpointError, DominoConfig
+from domino_sglang.devices import runs_triton
 
 # The default of --max-running-requests: as many as the logits of one block each take this share of the device's memory.
 LOGITS_SHARE = 0.06
@@ -139,7 +140,7 @@ def _target_config(args):
 
 def _check_layers(args) -> None:
     """What keeps a state from token to token runs in SGLang's Triton kernels."""
-    if str(args.device) != "cpu" or os.environ.get("TRITON_INTERPRET") == "1":
+    if runs_triton(args.device):
         return
     from sglang.srt.configs.hybrid_arch import mambaish_config
     from sglang.srt.configs.model_config import ModelConfig

@@ -13,6 +13,7 @@ from sglang.srt.speculative.dflash_worker_v2 import DFlashWorkerV2, _commit_acce
 from sglang.srt.speculative.spec_tp_sync import SpecTpSyncSite
 
 from domino_sglang.adaptive import AdaptiveBlocks
+from domino_sglang.devices import runs_triton
 from domino_sglang.first_token import SeededFirstToken
 from domino_sglang.metrics import count_blocks, count_positions
 from domino_sglang.penalties import BlockPenalties, TokenLedger, count_of, forbid_early_stop
@@ -83,7 +84,7 @@ class DominoWorker(DFlashWorkerV2):
     def build_proposer(self, scratch: torch.Tensor | None = None) -> Proposer:
         """The LM head and the Domino head behind a backbone of ``block_size`` tokens; on a GPU it takes lent memory."""
         config, target, weights = self.draft_model.domino, self.target_head, self._head_weights
-        if torch.device(self.device).type != "cuda":
+        if not runs_triton(self.device):
             return TorchProposer(config, self.block_size, weights, target)
         from domino_sglang.triton_proposer import TritonProposer
 

@@ -43,6 +43,15 @@ def fork_server(tmp_path_factory) -> Iterator[ForkServer]:
 
 
 @pytest.fixture(scope="session")
+def interpreting_server(tmp_path_factory) -> Iterator[ForkServer]:
+    """The same with Triton's kernels in its interpreter, and recurrent states in float32 like everything else."""
+    log = tmp_path_factory.mktemp("fork") / "interpreting_server.log"
+    server = ForkServer(log, TRITON_INTERPRET="1", SGLANG_MAMBA_CONV_DTYPE="float32")
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
 def domino(servers) -> Client:
     return servers["domino"].client
 

@@ -34,6 +34,7 @@ NEVER_REACH_SGLANG = (
     "random_numbers",
     "verify",
     "checkpoint",
+    "devices",
     "errors",
     "hf",
     "training",

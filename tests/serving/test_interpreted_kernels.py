@@ -1,0 +1,65 @@
+"""A scheduler whose worker drafts and accepts with the Triton kernels, as on a GPU, in Triton's interpreter.
+
+The oracle is the same scheduler with the PyTorch head: for the same random numbers both say the same.
+"""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.support.memory_drafter import write_memory_drafter
+from tests.support.targets import write_target
+
+LENGTH = 14
+PROMPTS = ([5, 17, 42, 8, 61, 9], [3, 3, 70, 88, 12, 51, 29, 64], [7, 33, 90, 4], [11, 62, 7, 7, 45])
+# One of each law in a batch; seeds make the sampled ones repeat.
+LAWS = (
+    {"temperature": 0},
+    {"temperature": 1.0, "sampling_seed": 1},
+    {"temperature": 0.7, "top_p": 0.9, "sampling_seed": 2, "frequency_penalty": 0.5},
+    {"temperature": 1.3, "top_k": 12, "min_p": 0.02, "sampling_seed": 3},
+)
+REQUESTS = [
+    (prompt, law | {"max_new_tokens": LENGTH - 2 * i, "ignore_eos": True})
+    for i, (prompt, law) in enumerate(zip(PROMPTS, LAWS, strict=True))
+]
+FLAGS = {
+    "overlap": [],
+    "sync, block verification": ["--disable-overlap-schedule", "--speculative-use-block-verification"],
+    "adaptive": ["--speculative-adaptive"],
+}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory, fork_server):
+    """A target, and a drafter that continues its greedy texts."""
+    folder = tmp_path_factory.mktemp("models")
+    target = write_target(folder / "target")
+    sampling = {"temperature": 0, "max_new_tokens": LENGTH, "ignore_eos": True}
+    plain = fork_server.ask(
+        "together", argv=["--model-path", str(target)], requests=[(prompt, sampling) for prompt in PROMPTS]
+    )["value"]["outputs"]
+    texts = [[*prompt, *text] for prompt, text in zip(PROMPTS, plain, strict=True)]
+    return target, write_memory_drafter(folder / "drafter", target, texts)
+
+
+@pytest.mark.parametrize("case", FLAGS)
+def test_the_kernels_say_what_pytorch_says(fork_server, interpreting_server, models, tmp_path, case):
+    target, drafter = models
+    argv = [
+        *("--model-path", str(target), "--random-seed", "1"),
+        *("--speculative-algorithm", "DOMINO", "--speculative-draft-model-path", str(drafter)),
+        *FLAGS[case],
+    ]
+    if case == "adaptive":
+        table = tmp_path / "table.json"
+        table.write_text(json.dumps({"1": {"candidate_steps": [7]}, "2": {"candidate_steps": [3]}}))
+        argv += ["--speculative-adaptive-config", str(table)]
+    answers = [server.ask("together", argv=argv, requests=REQUESTS) for server in (fork_server, interpreting_server)]
+    assert all("value" in answer for answer in answers), answers
+    by_pytorch, by_kernels = (answer["value"] for answer in answers)
+    assert by_kernels["outputs"] == by_pytorch["outputs"]
+    assert by_kernels["modes"] == by_pytorch["modes"], "as many steps"
+    assert "the head runs in Triton" in interpreting_server.log.read_text()
