@@ -11,6 +11,30 @@ from safetensors.torch import save_file
 
 from domino_sglang.config import DominoConfig
 
+# A drafter's configuration, and what concerns it of its target's, with sizes to multiply by hand.
+SMALL: dict[str, Any] = {
+    "architectures": ["DominoDraftModel"],
+    "hidden_size": 32,
+    "vocab_size": 50,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "intermediate_size": 48,
+    "block_size": 8,
+    "num_target_layers": 6,
+    "dflash_config": {
+        "mask_token_id": 49,
+        "target_layer_ids": [0, 2, 4],
+        "projector_type": "domino",
+        "pure_draft_prefix_len": 1,
+        "emb_dim": 6,
+        "gru_hidden_dim": 10,
+        "shift_label": True,
+    },
+}
+SMALL_TARGET = {"hidden_size": 32, "vocab_size": 50, "num_hidden_layers": 6}
+
 
 def drafter_config(target: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """A small drafter's ``config.json`` for a target's ``config.json``; ``changes`` go where each field lives."""

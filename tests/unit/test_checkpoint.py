@@ -20,29 +20,8 @@ from domino_sglang.checkpoint import (
 )
 from domino_sglang.config import CheckpointError, DominoConfig
 from domino_sglang.head import DominoHead
-
-RAW = {
-    "architectures": ["DominoDraftModel"],
-    "hidden_size": 32,
-    "vocab_size": 50,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "intermediate_size": 48,
-    "block_size": 8,
-    "num_target_layers": 6,
-    "dflash_config": {
-        "mask_token_id": 49,
-        "target_layer_ids": [0, 2, 4],
-        "projector_type": "domino",
-        "pure_draft_prefix_len": 1,
-        "emb_dim": 6,
-        "gru_hidden_dim": 10,
-        "shift_label": True,
-    },
-}
-TARGET = {"hidden_size": 32, "vocab_size": 50, "num_hidden_layers": 6}
+from tests.support.drafters import SMALL as RAW
+from tests.support.drafters import SMALL_TARGET as TARGET
 
 
 def weights(config=None, gru_bias=False, dtype=torch.bfloat16):

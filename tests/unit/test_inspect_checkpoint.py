@@ -13,29 +13,10 @@ from safetensors.torch import save_file
 from domino_sglang.checkpoint import check_checkpoint, expected_tensors
 from domino_sglang.config import DominoConfig
 from domino_sglang.inspect_checkpoint import add_arguments, costs, run
+from tests.support.drafters import SMALL
+from tests.support.drafters import SMALL_TARGET as TARGET
 
-RAW = {
-    "architectures": ["DFlashDraftModel"],
-    "hidden_size": 32,
-    "vocab_size": 50,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "intermediate_size": 48,
-    "block_size": 8,
-    "num_target_layers": 6,
-    "dflash_config": {
-        "mask_token_id": 49,
-        "target_layer_ids": [0, 2, 4],
-        "projector_type": "domino",
-        "pure_draft_prefix_len": 1,
-        "emb_dim": 6,
-        "gru_hidden_dim": 10,
-        "shift_label": True,
-    },
-}
-TARGET = {"hidden_size": 32, "vocab_size": 50, "num_hidden_layers": 6}
+RAW = SMALL | {"architectures": ["DFlashDraftModel"], "num_hidden_layers": 3}
 
 
 @pytest.fixture
