@@ -14,6 +14,7 @@ from pathlib import Path
 import requests
 
 from domino_sglang.demo import packaged_drafter
+from domino_sglang.errors import UserError
 from domino_sglang.server_process import START_TIMEOUT_S, ServerProcess
 from tests.support.client import Client, Reference
 from tests.support.memory_drafter import write_memory_drafter
@@ -129,5 +130,5 @@ def _domino(drafter: Path) -> list[str]:
 def _best_drafter(otherwise: Path) -> Path:
     try:
         return packaged_drafter()
-    except FileNotFoundError:
+    except UserError:
         return otherwise
