@@ -1,17 +1,16 @@
 """Targets with recurrent layers: of a block's states the one behind the last accepted token is kept.
 
-SGLang's own kernels verify and decode, in Triton's interpreter; the oracle is Transformers.
+SGLang's own kernels verify, in Triton's interpreter; the oracle is Transformers.
 """
 
 from __future__ import annotations
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
 from tests.support.drafters import write_drafter
 from tests.support.memory_drafter import BLOCK, write_memory_drafter
-from tests.support.targets import VOCAB, write_target
+from tests.support.targets import VOCAB, adapted, write_target
 
 PROMPTS = ([5, 17, 42, 8, 61, 9], [3, 3, 70, 88, 12, 51, 29, 64], [7, 33, 90, 4])
 LENGTH = 16
@@ -23,11 +22,10 @@ def models(request, tmp_path_factory):
     """A target, its texts, and a drafter that has learned them with a mistake here and there."""
     folder = tmp_path_factory.mktemp(request.param)
     target = write_target(folder / "target", request.param)
-    model = AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32).eval()
-    texts = []
-    for prompt in PROMPTS:
-        ids = torch.tensor([prompt])
-        texts.append(model.generate(ids, max_new_tokens=LENGTH, do_sample=False, eos_token_id=None)[0].tolist())
+    model = adapted(target, None)
+    texts = [
+        model.generate(torch.tensor([prompt]), max_new_tokens=LENGTH, do_sample=False)[0].tolist() for prompt in PROMPTS
+    ]
     learned = [[(t + (i % WRONG_EVERY == 0)) % VOCAB for i, t in enumerate(text)] for text in texts]
     drafter = write_memory_drafter(folder / "drafter", target, learned)
     return target, drafter, [text[len(prompt) :] for text, prompt in zip(texts, PROMPTS, strict=True)]

@@ -10,7 +10,7 @@ import torch
 def serve_states_on_cpu() -> None:
     """Put PyTorch in the place of what the interpreter cannot run, in this process.
 
-    Decoding and verifying stay SGLang's own kernels. Copying an accepted state is SGLang's own path for devices without
+    Verifying stays the work of SGLang's own kernels. Copying an accepted state is SGLang's own path for devices without
     Triton. Reading a prompt is Transformers' function: SGLang's is autotuned on a GPU, and refuses float32.
     """
     from sglang.kernels.ops.attention.fla import layernorm_gated
