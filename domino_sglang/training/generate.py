@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -24,9 +25,14 @@ from domino_sglang.training.loops import loop_start
 
 GROUPED_ATTENTION = "domino_grouped"
 LOOP_CHECK_EVERY = 16
-# On a GPU a pass over a few short prompts is mostly the launching of kernels: few passes, each over many.
+# On a GPU a pass over a few short prompts is mostly the launching of kernels: few passes, each over many. On a CPU it
+# is arithmetic, and the padding of a pass is lost.
 REFILL_SHARE = 32  # of the slots are free before prompts are read
-PREFILL_TOGETHER = 64
+PREFILL_TOGETHER = {"cpu": 8, "cuda": 64}
+WINDOW = 4  # times the slots: requests sorted by length among themselves
+# A CPU attends to so many rows at once, as far as the longest of them goes.
+ROWS_ATTENDING = 16
+SORT_EVERY = 32
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,7 @@ class SlotGenerator:
         self.requests: list[Request | None] = [None] * slots
         self.responses: list[list[int]] = [[] for _ in range(slots)]
         self.lengths = torch.zeros(slots, dtype=torch.long)
+        self.steps = 0
 
     @torch.inference_mode()
     def run(self, requests: Iterable[Request]) -> Iterator[Completion]:
@@ -105,7 +112,8 @@ class SlotGenerator:
         Raises:
             ValueError: a request does not fit into ``max_length``.
         """
-        pending = iter(requests)
+        pending = _alike(requests, WINDOW * self.slots)
+        together = PREFILL_TOGETHER.get(self.device.type, PREFILL_TOGETHER["cuda"])
         config = self.target.config.get_text_config()
         previous, config._attn_implementation = config._attn_implementation, GROUPED_ATTENTION
         try:
@@ -113,7 +121,7 @@ class SlotGenerator:
             while True:
                 free = [slot for slot in range(self.slots) if self.requests[slot] is None]
                 if not exhausted and len(free) >= max(1, self.slots // REFILL_SHARE):
-                    fresh = list(zip(free, itertools.islice(pending, min(len(free), PREFILL_TOGETHER)), strict=False))
+                    fresh = list(zip(free, itertools.islice(pending, min(len(free), together)), strict=False))
                     exhausted = not fresh
                     for (slot, asked), token in zip(fresh, self._prefill(fresh), strict=True):
                         yield from self._accept(slot, asked, token)
@@ -182,7 +190,20 @@ class SlotGenerator:
         logits = output.logits[torch.arange(len(slots), device=self.device), column]
         return self._choose(logits, requests, lengths).tolist()
 
+    def _sort_slots(self) -> None:
+        """Rows of similar lengths side by side, for :func:`grouped_attention`."""
+        order = self.lengths.argsort()
+        self.requests = [self.requests[i] for i in order]
+        self.responses = [self.responses[i] for i in order]
+        self.lengths = self.lengths[order]
+        self.cache.reorder_cache(order)
+        if self.features is not None:
+            self.features = self.features[order]
+
     def _decode(self) -> torch.Tensor:
+        self.steps += 1
+        if self.device.type == "cpu" and self.steps % SORT_EVERY == 0:
+            self._sort_slots()
         tokens = torch.tensor([[r[-1] if q else 0] for q, r in zip(self.requests, self.responses, strict=True)])
         positions = self.lengths.clone()
         mask = self.cache.begin_step(positions)
@@ -220,6 +241,13 @@ class SlotGenerator:
             picked = torch.searchsorted(total, draw * total[:, -1:]).clamp(max=logits.shape[-1] - 1)
             tokens[rows] = picked.squeeze(-1)
         return tokens.cpu()
+
+
+def _alike(requests: Iterable[Request], window: int) -> Iterator[Request]:
+    """Requests whose prompts have similar lengths one after the other: little of a pass is padding."""
+    source = iter(requests)
+    while some := list(itertools.islice(source, window)):
+        yield from sorted(some, key=lambda request: len(request.prompt_ids))
 
 
 class SlotCache(Cache):
@@ -293,8 +321,19 @@ def grouped_attention(module, query, key, value, attention_mask, scaling=None, *
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     # The heads of a group become the queries of their key/value head.
     grouped = query.view(batch, key.shape[1], -1, dim)
-    mixed = F.scaled_dot_product_attention(grouped, key, value, attn_mask=attention_mask, scale=scaling)
+    attend = partial(F.scaled_dot_product_attention, scale=scaling)
+    if key.is_cpu:
+        parts = [part.split(ROWS_ATTENDING) for part in (grouped, key, value, attention_mask)]
+        mixed = torch.cat([attend(*_within(*rows)) for rows in zip(*parts, strict=True)])
+    else:
+        mixed = attend(grouped, key, value, attention_mask)
     return mixed.reshape(batch, 1, heads, dim), None
+
+
+def _within(query, key, value, mask):
+    """Without the columns that no row sees."""
+    extent = int((mask == 0).sum(-1).max())
+    return query, key[:, :, :extent], value[:, :, :extent], mask[..., :extent]
 
 
 AttentionInterface.register(GROUPED_ATTENTION, grouped_attention)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from domino_sglang.training import generate
 from domino_sglang.training.generate import Request, SlotGenerator
 from domino_sglang.training.loops import loop_start, repetition
 
@@ -17,8 +18,11 @@ def requests(temperature: float, count: int = 5) -> list[Request]:
     ]
 
 
-def test_greedy_equals_generate_and_features_equal_a_forward(target):
-    generator = SlotGenerator(target, slots=2, max_length=32, stop_ids=(), capture_layers=(0, 2), cut_loops=False)
+@pytest.mark.parametrize("sort_every", [generate.SORT_EVERY, 2])
+def test_greedy_equals_generate_and_features_equal_a_forward(target, sort_every, monkeypatch):
+    monkeypatch.setattr(generate, "SORT_EVERY", sort_every)
+    monkeypatch.setattr(generate, "ROWS_ATTENDING", 2)
+    generator = SlotGenerator(target, slots=3, max_length=32, stop_ids=(), capture_layers=(0, 2), cut_loops=False)
     done = {c.request.index: c for c in generator.run(requests(0.0))}
     assert set(done) == set(range(5))
     for request in requests(0.0):
