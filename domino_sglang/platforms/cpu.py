@@ -30,7 +30,7 @@ class DominoCpuPlatform(CpuDeviceMixin, SRTPlatform):
         server_args.device = "cpu"
         if server_args.attention_backend in (None, "intel_amx"):
             # SGLang's own choice for a CPU, whose kernels its wheel lacks.
-            server_args.attention_backend = ATTENTION_BACKEND
+            server_args.attention_backend = self.get_default_attention_backend()
         # A scheduler that polls while idle would take a core from everything else on the machine.
         server_args.sleep_on_idle = True
         if server_args.sampling_backend is None:

@@ -1,6 +1,8 @@
-"""A scheduler whose worker drafts and accepts with the Triton kernels, as on a GPU, in Triton's interpreter.
+"""A scheduler that takes the GPU's paths: Triton kernels, ours and SGLang's, in Triton's interpreter, and the draft and
+verify graphs recorded and replayed by SGLang's own runner.
 
-The oracle is the same scheduler with the PyTorch head: for the same random numbers both say the same.
+The oracle is the same scheduler with the PyTorch head and the CPU's attention: for the same random numbers both say the
+same.
 """
 
 from __future__ import annotations
@@ -27,7 +29,10 @@ REQUESTS = [
 ]
 FLAGS = {
     "overlap": [],
-    "sync, block verification": ["--disable-overlap-schedule", "--speculative-use-block-verification"],
+    "sync, block verification, draft window": [
+        *("--disable-overlap-schedule", "--speculative-use-block-verification"),
+        *("--speculative-draft-window-size", "10"),
+    ],
     "adaptive": ["--speculative-adaptive"],
 }
 
@@ -58,9 +63,18 @@ def test_the_kernels_say_what_pytorch_says(fork_server, interpreting_server, mod
         table.write_text(json.dumps({"1": {"candidate_steps": [7]}, "2": {"candidate_steps": [3]}}))
         argv += ["--speculative-adaptive-config", str(table)]
     said_before = len(interpreting_server.log.read_text())
-    answers = [server.ask("together", argv=argv, requests=REQUESTS) for server in (fork_server, interpreting_server)]
+    answers = [
+        fork_server.ask("together", argv=argv, requests=REQUESTS),
+        interpreting_server.ask(
+            "together", argv=[*argv, "--cuda-graph-bs-decode", "4"], requests=REQUESTS, as_on_a_gpu=True
+        ),
+    ]
     assert all("value" in answer for answer in answers), answers
     by_pytorch, by_kernels = (answer["value"] for answer in answers)
     assert by_kernels["outputs"] == by_pytorch["outputs"]
     assert by_kernels["modes"] == by_pytorch["modes"], "as many steps"
-    assert "the head runs in Triton" in interpreting_server.log.read_text()[said_before:]
+    steps = by_kernels["modes"]["DECODE"]
+    assert by_kernels["replays"] == {"drafter": steps, "target": steps}, "none of them eager"
+    said = interpreting_server.log.read_text()[said_before:]
+    assert "the head runs in Triton" in said and "fused KV materialization enabled" in said
+    assert "failed; falling back" not in said

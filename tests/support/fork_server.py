@@ -109,10 +109,16 @@ def generate(argv: list[str], prompts: list[list[int]], max_new_tokens: int, out
     return {"blocks": sum(len(result["blocks"]) for result in results)}
 
 
-def together(argv: list[str], requests: list[Any], retract_every: int | None = None) -> dict[str, Any]:
+def together(
+    argv: list[str], requests: list[Any], retract_every: int | None = None, as_on_a_gpu: bool = False
+) -> dict[str, Any]:
     """:func:`tests.support.scheduler_run.together` on a scheduler with these arguments."""
     from tests.support.scheduler_run import together
 
+    if as_on_a_gpu:
+        from tests.support.gpu_paths import serve_as_on_a_gpu
+
+        serve_as_on_a_gpu()
     return together(_server_args([*FLAGS, *argv]), requests, retract_every)
 
 

@@ -25,13 +25,14 @@ def together(
 
     Returns:
         ``outputs``: token ids of each request; ``retractions``: of each request; ``modes``: batches of each forward
-        mode.
+        mode; ``replays``: of graphs, for target and drafter.
     """
     import torch
     from sglang.srt.arg_groups.overrides import resolving_view
     from sglang.srt.managers import scheduler as module
 
     from tests.support.fork_server import make_scheduler
+    from tests.support.recorded_graphs import RecordedGraphs
 
     torch.set_num_threads(1)
     module.TEST_RETRACT, module.TEST_RETRACT_INTERVAL = retract_every is not None, retract_every or 1
@@ -51,6 +52,7 @@ def together(
         "outputs": [list(req.output_ids_through_stop) for req in loop.entered],
         "retractions": [req.retraction_count for req in loop.entered],
         "modes": dict(loop.modes),
+        "replays": dict(RecordedGraphs.replays),
     }
 
 

@@ -1,0 +1,68 @@
+"""The paths that SGLang takes on a GPU, on CPU tensors: its Triton kernels in Triton's interpreter, its graph runner over
+recorded graphs (:mod:`tests.support.recorded_graphs`).
+
+What a GPU has besides is not here: streams, FlashInfer, FA3, tensor cores, compiled code.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import torch
+from sglang.srt.platforms.interface import PlatformCapabilities
+
+from domino_sglang.platforms.cpu import DominoCpuPlatform
+from tests.support.recorded_graphs import RecordedGraphs, record_kernels
+
+
+class GpuPathsPlatform(DominoCpuPlatform):
+    """Keeps of the CPU platform what has no other way on CPU tensors, and leaves the rest to SGLang."""
+
+    capabilities = PlatformCapabilities(supports_triton=True, graph_capture=True)
+
+    def get_default_attention_backend(self) -> str:
+        return "triton"
+
+    def get_default_speculative_draft_attention_backend(self, algorithm: str) -> str:
+        return "triton"
+
+    def supports_speculative_draft_attention_backend(self, algorithm: str, backend: str) -> bool:
+        return backend == "triton"
+
+    def get_full_graph_backend_cls(self) -> type[RecordedGraphs]:
+        return RecordedGraphs
+
+    def get_graph_runner_cls(self) -> type:
+        from sglang.srt.model_executor.runner import DecodeCudaGraphRunner
+
+        return DecodeCudaGraphRunner
+
+    def get_speculative_cache_locs_fn(self):
+        return None
+
+    def get_kv_pool_cls(self, *, kind):
+        return None
+
+    def post_load_model(self, model: torch.nn.Module) -> None:
+        pass
+
+
+def serve_as_on_a_gpu() -> None:
+    """For the rest of this process."""
+    from sglang.srt.model_executor.forward_batch_info import ForwardMode
+    from sglang.srt.model_executor.model_runner_components import cuda_graph_setup
+    from sglang.srt.model_executor.runner import decode_cuda_graph_runner
+    from sglang.srt.platforms import current_platform
+    from sglang.srt.speculative import dflash_worker_v2
+
+    current_platform.__class__ = GpuPathsPlatform
+    record_kernels()
+    # DFLASH's worker asks three such questions, to use its Triton kernels where one is answered by yes.
+    dflash_worker_v2.is_xpu = lambda: True
+    # On a CPU SGLang captures what torch.compile makes of plain decoding, and nothing else.
+    cuda_graph_setup.get_flags = lambda: SimpleNamespace(capture=SimpleNamespace(enable_torch_compile=True))
+    ForwardMode.is_cpu_graph = ForwardMode.is_cuda_graph
+    # There are no streams to capture on.
+    decode_cuda_graph_runner.graph_capture = lambda stream=None: nullcontext(SimpleNamespace(stream=stream))
+    torch.cpu.is_current_stream_capturing = lambda: False
