@@ -1,5 +1,6 @@
-"""The paths that SGLang takes on a GPU, on CPU tensors: its Triton kernels in Triton's interpreter, its graph runner over
-recorded graphs (:mod:`tests.support.recorded_graphs`).
+"""The paths that SGLang takes on a GPU, on CPU tensors.
+
+Its Triton kernels run in Triton's interpreter, its graph runner over :mod:`tests.support.recorded_graphs`.
 
 What a GPU has besides is not here: streams, FlashInfer, FA3, tensor cores, compiled code.
 """

@@ -1,9 +1,9 @@
 """CUDA graphs without CUDA: what a capture would launch is recorded, and a replay launches it again.
 
-A recorded graph keeps what matters of a CUDA graph: a replay runs no Python of the model's, reads and writes the tensors of
-the capture at their addresses, with the scalars of the capture; memory that nothing wrote holds NaN; and what CUDA refuses
-to capture (a value that the host waits for, a shape that depends on data, a copy from the host) is refused here.
-SGLang's own runner captures and replays it, through the hook that SGLang has for the graphs of other platforms.
+A recorded graph keeps what matters of a CUDA graph: a replay runs no Python of the model's, reads and writes the
+tensors of the capture at their addresses, with the scalars of the capture; memory that nothing wrote holds NaN; and
+what CUDA refuses to capture (a value that the host waits for, a shape that depends on data, a copy from the host) is
+refused here. SGLang's own runner captures and replays it, through SGLang's hook for the graphs of other platforms.
 """
 
 from __future__ import annotations
@@ -21,7 +21,11 @@ from triton.runtime import interpreter
 
 FORBIDDEN = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
 FROM_THE_HOST = torch.ops.aten.lift_fresh.default
-UNWRITTEN = (torch.ops.aten.empty.memory_format, torch.ops.aten.empty_strided.default, torch.ops.aten.empty_like.default)
+UNWRITTEN = (
+    torch.ops.aten.empty.memory_format,
+    torch.ops.aten.empty_strided.default,
+    torch.ops.aten.empty_like.default,
+)
 
 
 class Recording(TorchDispatchMode):
