@@ -93,10 +93,9 @@ class RecordedGraphs(BaseCudaGraphBackend):
         yield
 
     def capture_one(self, shape_key, forward_fn, capture_inputs=None, post_warmup_hook=None) -> None:
-        for _ in range(2):
-            forward_fn()
-            if post_warmup_hook is not None:
-                post_warmup_hook()
+        forward_fn()  # SGLang does it twice; here that would cost seconds
+        if post_warmup_hook is not None:
+            post_warmup_hook()
         recording = Recording()
         RecordedGraphs.recording = recording
         try:
