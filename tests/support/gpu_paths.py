@@ -14,7 +14,8 @@ import torch
 from sglang.srt.platforms.interface import PlatformCapabilities
 
 from domino_sglang.platforms.cpu import DominoCpuPlatform
-from tests.support.recorded_graphs import RecordedGraphs, record_kernels
+from tests.support.recorded_graphs import RecordedGraphs
+from tests.support.recording import record_kernels
 
 
 class GpuPathsPlatform(DominoCpuPlatform):

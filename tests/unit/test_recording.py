@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.support.recorded_graphs import Recording
+from tests.support.recording import Recording
 
 
 def recorded(function):
