@@ -182,22 +182,9 @@ def _num_draft_tokens(config: DominoConfig, args) -> int:
 
 
 def _draft_attention_backend(args) -> str:
-    backend = args.speculative_draft_attention_backend
     if current_platform.is_out_of_tree():
-        default = current_platform.get_default_speculative_draft_attention_backend("DOMINO")
-        if backend not in (None, default):
-            raise ValueError(
-                f"--speculative-draft-attention-backend is {backend!r}, and on {current_platform.device_name} DOMINO "
-                f"drafts with {default!r}; drop the flag"
-            )
-        for name in ("attention_backend", "prefill_attention_backend", "decode_attention_backend"):
-            value = getattr(args, name)
-            if value not in (None, default):
-                raise ValueError(
-                    f"--{name.replace('_', '-')} is {value!r}, and on {current_platform.device_name} DOMINO verifies "
-                    f"with {default!r}; drop the flag"
-                )
-        return default
+        return _out_of_tree_backend(args)
+    backend = args.speculative_draft_attention_backend
     if backend is not None:
         if backend not in DRAFT_ATTENTION_BACKEND_CHOICES or backend == "trtllm_mha":
             choices = [name for name in DRAFT_ATTENTION_BACKEND_CHOICES if name != "trtllm_mha"]
@@ -209,3 +196,18 @@ def _draft_attention_backend(args) -> str:
     target = args.prefill_attention_backend or args.attention_backend
     drafts = ("flashinfer", "fa3", "fa4", "triton")
     return target if target in drafts and target in DRAFT_ATTENTION_BACKEND_CHOICES else "flashinfer"
+
+
+def _out_of_tree_backend(args) -> str:
+    """The platform says what can draft, and nothing else is known to verify there."""
+    default = current_platform.get_default_speculative_draft_attention_backend("DOMINO")
+    drafts = "speculative_draft_attention_backend"
+    for name in (drafts, "attention_backend", "prefill_attention_backend", "decode_attention_backend"):
+        value = getattr(args, name)
+        if value is None or current_platform.supports_speculative_draft_attention_backend("DOMINO", value):
+            continue
+        raise ValueError(
+            f"--{name.replace('_', '-')} is {value!r}, and on {current_platform.device_name} DOMINO "
+            f"{'drafts' if name == drafts else 'verifies'} with {default!r}; drop the flag"
+        )
+    return args.speculative_draft_attention_backend or default

@@ -33,7 +33,29 @@ FLAGS = {
         *("--speculative-draft-window-size", "10"),
     ],
     "overlap, adaptive": ["--speculative-adaptive"],
+    "overlap": [],
+    "sync, draft window, prompts in pieces": [
+        *("--disable-overlap-schedule", "--speculative-draft-window-size", "10", "--chunked-prefill-size", "8"),
+    ],
 }
+# Target's and drafter's; Triton's are the default here.
+ATTENTION = {
+    "FlashAttention 3": [
+        *("--attention-backend", "fa3", "--speculative-draft-attention-backend", "fa3", "--page-size", "16"),
+    ],
+    "FlashInfer": ["--attention-backend", "flashinfer", "--speculative-draft-attention-backend", "flashinfer"],
+    "FlashInfer and FlashAttention 3": [
+        *("--attention-backend", "flashinfer", "--speculative-draft-attention-backend", "fa3"),
+    ],
+    "Triton": [],
+}
+CASES = [
+    ("sync, block verification, draft window", "Triton"),
+    ("overlap, adaptive", "Triton"),
+    ("overlap", "FlashAttention 3"),
+    ("sync, draft window, prompts in pieces", "FlashInfer"),
+    ("overlap, adaptive", "FlashInfer and FlashAttention 3"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +71,8 @@ def models(tmp_path_factory, fork_server):
     return target, write_memory_drafter(folder / "drafter", target, texts)
 
 
-@pytest.mark.parametrize("case", FLAGS)
-def test_the_kernels_say_what_pytorch_says(fork_server, interpreting_server, models, tmp_path, case):
+@pytest.mark.parametrize(("case", "attention"), CASES)
+def test_the_kernels_say_what_pytorch_says(fork_server, interpreting_server, models, tmp_path, case, attention):
     target, drafter = models
     argv = [
         *("--model-path", str(target), "--random-seed", "1"),
@@ -65,7 +87,10 @@ def test_the_kernels_say_what_pytorch_says(fork_server, interpreting_server, mod
     answers = [
         fork_server.ask("together", argv=argv, requests=REQUESTS),
         interpreting_server.ask(
-            "together", argv=[*argv, "--cuda-graph-bs-decode", "4"], requests=REQUESTS, as_on_a_gpu=True
+            "together",
+            argv=[*argv, *ATTENTION[attention], "--cuda-graph-bs-decode", "4"],
+            requests=REQUESTS,
+            as_on_a_gpu=True,
         ),
     ]
     assert all("value" in answer for answer in answers), answers

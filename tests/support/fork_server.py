@@ -116,9 +116,11 @@ def together(
     from tests.support.scheduler_run import together
 
     if as_on_a_gpu:
-        from tests.support.gpu_paths import serve_as_on_a_gpu
+        from tests.support import attention_kernels, gpu_paths
 
-        serve_as_on_a_gpu()
+        gpu_paths.serve_as_on_a_gpu()
+        if set(attention_kernels.BACKENDS) & set(argv):
+            attention_kernels.stand_in()
     return together(_server_args([*FLAGS, *argv]), requests, retract_every)
 
 

@@ -14,6 +14,7 @@ import torch
 from sglang.srt.platforms.interface import PlatformCapabilities
 
 from domino_sglang.platforms.cpu import DominoCpuPlatform
+from tests.support.attention_kernels import BACKENDS as COMPILED
 from tests.support.recorded_graphs import RecordedGraphs
 from tests.support.recording import record_kernels
 
@@ -30,7 +31,7 @@ class GpuPathsPlatform(DominoCpuPlatform):
         return "triton"
 
     def supports_speculative_draft_attention_backend(self, algorithm: str, backend: str) -> bool:
-        return backend == "triton"
+        return backend in ("triton", *COMPILED)
 
     def get_full_graph_backend_cls(self) -> type[RecordedGraphs]:
         return RecordedGraphs
