@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 
 from sglang.srt.arg_groups.choices import DRAFT_ATTENTION_BACKEND_CHOICES
+from sglang.srt.arg_groups.overrides import resolving_view
 from sglang.srt.platforms import current_platform
 from sglang.srt.utils import get_device_memory_capacity
 
@@ -26,12 +27,15 @@ class Admission:
         num_draft_tokens: block size in force, the bonus token included.
         draft_attention_backend: one of SGLang's draft attention backends.
         dtype: name of the dtype of target and drafter; SGLang would read ``auto`` in each checkpoint for itself.
+        draft_quantization: what the user asked for the drafter, else None, its checkpoint's own; SGLang would take the
+            target's ``--quantization``, and read int8 weights, say, where there are none.
         max_running_requests: used when the user named none.
     """
 
     num_draft_tokens: int
     draft_attention_backend: str
     dtype: str
+    draft_quantization: str | None
     max_running_requests: int
 
 
@@ -54,6 +58,7 @@ def admit(server_args) -> Admission:
         num_draft_tokens=num_draft_tokens,
         draft_attention_backend=_draft_attention_backend(server_args),
         dtype=_target_dtype(target, server_args.dtype),
+        draft_quantization=_draft_quantization(server_args),
         max_running_requests=running_requests(
             num_draft_tokens, config.vocab_size, get_device_memory_capacity(str(server_args.device))
         ),
@@ -158,6 +163,12 @@ def _target_dtype(target, asked: str) -> str:
     from sglang.srt.utils.hf_transformers_utils import get_hf_text_config
 
     return str(_get_and_verify_dtype(get_hf_text_config(target), asked)).removeprefix("torch.")
+
+
+def _draft_quantization(args) -> str | None:
+    # SGLang has put the target's into the field by now, and has noted whether the user had filled it.
+    asked = resolving_view(args)._speculative_draft_quantization_explicitly_set
+    return args.speculative_draft_model_quantization if asked else None
 
 
 def _num_draft_tokens(config: DominoConfig, args) -> int:

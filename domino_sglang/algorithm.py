@@ -75,6 +75,7 @@ class DominoAlgorithm(CustomSpecAlgo):
         server_args.speculative_num_draft_tokens = admission.num_draft_tokens
         server_args.speculative_draft_attention_backend = admission.draft_attention_backend
         server_args.dtype = admission.dtype
+        server_args.speculative_draft_model_quantization = admission.draft_quantization
         if server_args.max_running_requests is None:
             server_args.max_running_requests = admission.max_running_requests
             logger.info("DOMINO serves at most %d requests at once by default; --max-running-requests changes it",

@@ -58,6 +58,14 @@ def test_the_drafter_has_the_targets_dtype(fork_server, tiny, tmp_path, asked, l
     assert fork_server.ask("dtypes", argv=argv)["value"] == [f"torch.{loaded}"] * 2
 
 
+# SGLang would give the drafter the target's, and this one has no int8 weights.
+@pytest.mark.parametrize(("asked", "drafted"), [((), None), (("fp8",), "fp8"), (("unquant",), None)])
+def test_the_drafter_is_quantised_if_asked(fork_server, tiny, drafter, asked, drafted):
+    given = ["--quantization", "w8a8_int8", *(f"--speculative-draft-model-quantization={name}" for name in asked)]
+    settled = fork_server.ask("resolve", argv=flags(tiny, drafter, *given))["value"]
+    assert settled["speculative_draft_model_quantization"] == drafted
+
+
 @pytest.mark.parametrize("block", [2, 5, 8])
 def test_fewer_draft_tokens_are_a_shorter_block(fork_server, tiny, drafter, block):
     argv = flags(tiny, drafter, "--speculative-num-draft-tokens", str(block))

@@ -186,6 +186,7 @@ SETTLED = (
     "speculative_num_steps",
     "speculative_eagle_topk",
     "speculative_num_draft_tokens",
+    "speculative_draft_model_quantization",
     "speculative_draft_attention_backend",
     "speculative_use_block_verification",
     "speculative_draft_window_size",

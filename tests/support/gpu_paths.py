@@ -53,6 +53,8 @@ class GpuPathsPlatform(DominoCpuPlatform):
 
 def serve_as_on_a_gpu() -> None:
     """For the rest of this process."""
+    from sglang.kernels.ops.gemm import int8_kernel
+    from sglang.srt.layers.quantization.blockwise_int8 import BlockInt8Config
     from sglang.srt.model_executor.forward_batch_info import ForwardMode
     from sglang.srt.model_executor.model_runner_components import cuda_graph_setup
     from sglang.srt.model_executor.runner import decode_cuda_graph_runner
@@ -69,3 +71,6 @@ def serve_as_on_a_gpu() -> None:
     # There are no streams to capture on.
     decode_cuda_graph_runner.graph_capture = lambda stream=None: nullcontext(SimpleNamespace(stream=stream))
     torch.cpu.is_current_stream_capturing = lambda: False
+    # Its kernels write float32 too; their tuning is a device's, by name.
+    BlockInt8Config.get_supported_act_dtypes = lambda self: [torch.float32]
+    int8_kernel.get_device_name = lambda *args: "none"

@@ -92,3 +92,24 @@ def adapted(target: Path, adapter: Path | None):
                 module = model.get_submodule(name.removeprefix("base_model.model.").removesuffix(".lora_A.weight"))
                 module.weight += config["lora_alpha"] / config["r"] * tensors[name.replace("lora_A", "lora_B")] @ down
     return model
+
+
+def write_quantised_target(folder: Path, target: Path, block: int = 16) -> Path:
+    """The target with its linear layers in int8, a scale for each block of a weight: SGLang's ``blockwise_int8``."""
+    tensors = load_file(target / "model.safetensors")
+    for name in [name for name in tensors if name.endswith("_proj.weight")]:
+        weight = tensors[name].unflatten(0, (-1, block)).unflatten(-1, (-1, block))
+        scale = weight.abs().amax((1, 3)) / 127
+        quantised = (weight / scale[:, None, :, None]).round().to(torch.int8)
+        tensors[name] = quantised.flatten(2).flatten(0, 1)
+        tensors[f"{name}_scale_inv"] = scale
+    folder.mkdir(parents=True)
+    save_file(tensors, folder / "model.safetensors")
+    config = json.loads((target / "config.json").read_text())
+    config["quantization_config"] = {
+        "quant_method": "blockwise_int8",
+        "activation_scheme": "dynamic",
+        "weight_block_size": [block, block],
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
