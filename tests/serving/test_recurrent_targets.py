@@ -13,6 +13,7 @@ from tests.support.memory_drafter import BLOCK, write_memory_drafter
 from tests.support.targets import VOCAB, adapted, write_target
 
 PROMPTS = ([5, 17, 42, 8, 61, 9], [3, 3, 70, 88, 12, 51, 29, 64], [7, 33, 90, 4])
+LATER = [*PROMPTS[1], 20, 6]  # comes when the others have their texts
 LENGTH = 16
 WRONG_EVERY = 7
 
@@ -23,41 +24,46 @@ def models(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     target = write_target(folder / "target", request.param)
     model = adapted(target, None)
+    prompts = [*PROMPTS, LATER]
     texts = [
-        model.generate(torch.tensor([prompt]), max_new_tokens=LENGTH, do_sample=False)[0].tolist() for prompt in PROMPTS
+        model.generate(torch.tensor([prompt]), max_new_tokens=LENGTH, do_sample=False)[0].tolist() for prompt in prompts
     ]
     learned = [[(t + (i % WRONG_EVERY == 0)) % VOCAB for i, t in enumerate(text)] for text in texts]
     drafter = write_memory_drafter(folder / "drafter", target, learned)
-    return request.param, target, drafter, [text[len(prompt) :] for text, prompt in zip(texts, PROMPTS, strict=True)]
+    return request.param, target, drafter, [text[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)]
 
 
-@pytest.mark.parametrize(
-    ("scheduler", "retract_every"), [("overlap", None), ("sync", 3)], ids=["overlap", "sync and retracted"]
-)
-def test_texts_are_the_targets(interpreting_server, models, scheduler, retract_every):
-    kind, target, drafter, expected = models
-    # SGLang refuses LFM2 with Triton's attention, which the recorded graphs need.
-    graphs = kind == "qwen3.5" and scheduler == "overlap"
+def serve(server, target, drafter, *flags, later=(), **how):
     argv = [
-        *("--model-path", str(target), "--disable-radix-cache", "--cuda-graph-bs-decode", "4"),
+        *("--model-path", str(target), "--cuda-graph-bs-decode", "4", *flags),
         *("--speculative-algorithm", "DOMINO", "--speculative-draft-model-path", str(drafter)),
-        *(["--disable-overlap-schedule"] if scheduler == "sync" else []),
     ]
     sampling = {"temperature": 0, "max_new_tokens": LENGTH, "ignore_eos": True}
-    requests = [(prompt, sampling) for prompt in PROMPTS]
-    answer = interpreting_server.ask(
-        "together", argv=argv, requests=requests, retract_every=retract_every, as_on_a_gpu=graphs
-    )
+    requests = [(prompt, sampling) for prompt in PROMPTS] + [(prompt, sampling | {"arrives": 60}) for prompt in later]
+    answer = server.ask("together", argv=argv, requests=requests, **how)
     assert "value" in answer, answer
-    reply = answer["value"]
-    assert reply["outputs"] == expected
+    return answer["value"]
+
+
+def test_texts_are_the_targets(interpreting_server, models):
+    kind, target, drafter, expected = models
+    # SGLang refuses LFM2 with Triton's attention, which the recorded graphs need.
+    graphs = kind == "qwen3.5"
+    reply = serve(interpreting_server, target, drafter, "--disable-radix-cache", as_on_a_gpu=graphs)
+    assert reply["outputs"] == expected[: len(PROMPTS)]
     steps = reply["modes"]["DECODE"]
     assert reply["replays"] == ({"drafter": steps, "target": steps} if graphs else {})
-    if retract_every:
-        assert any(reply["retractions"])
-    else:
-        # Neither alone the bonus token of every block, nor always the whole of it.
-        assert LENGTH / BLOCK + 1 < steps < LENGTH - 3
+    # Neither alone the bonus token of every block, nor always the whole of it.
+    assert LENGTH / BLOCK + 1 < steps < LENGTH - 3
+
+
+def test_states_come_from_the_prefix_cache_and_after_retraction(interpreting_server, models):
+    _, target, drafter, expected = models
+    flags = ["--mamba-radix-cache-strategy", "no_buffer", "--disable-overlap-schedule"]
+    reply = serve(interpreting_server, target, drafter, *flags, later=[LATER], retract_every=3)
+    assert reply["outputs"] == expected
+    assert any(reply["retractions"])
+    assert reply["cached"][-1] == len(PROMPTS[1]), "the state behind the prompt that both have"
 
 
 def test_without_their_kernels_they_are_refused(fork_server, tmp_path):

@@ -24,8 +24,8 @@ def together(
         retract_every: retract a request at every so many forward passes, as SGLang does under ``SGLANG_TEST_RETRACT``.
 
     Returns:
-        ``outputs``: token ids of each request; ``retractions``: of each request; ``modes``: batches of each forward
-        mode; ``replays``: of graphs, for target and drafter.
+        ``outputs``: token ids of each request; ``retractions``: of each request; ``cached``: tokens of its prompt that
+        the prefix cache had; ``modes``: batches of each forward mode; ``replays``: of graphs, for target and drafter.
     """
     import torch
     from sglang.srt.arg_groups.overrides import resolving_view
@@ -51,6 +51,7 @@ def together(
     return {
         "outputs": [list(req.output_ids_through_stop) for req in loop.entered],
         "retractions": [req.retraction_count for req in loop.entered],
+        "cached": [req.cached_tokens for req in loop.entered],
         "modes": dict(loop.modes),
         "replays": dict(RecordedGraphs.replays),
     }
