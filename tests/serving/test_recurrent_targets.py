@@ -18,6 +18,10 @@ LENGTH = 16
 WRONG_EVERY = 7
 
 
+def continued(model, prompt, length):
+    return model.generate(torch.tensor([prompt]), max_new_tokens=length, do_sample=False)[0].tolist()
+
+
 @pytest.fixture(scope="module", params=["lfm2", "qwen3.5"])
 def models(request, tmp_path_factory):
     """A target, its texts, and a drafter that has learned them with a mistake here and there."""
@@ -25,9 +29,7 @@ def models(request, tmp_path_factory):
     target = write_target(folder / "target", request.param)
     model = adapted(target, None)
     prompts = [*PROMPTS, LATER]
-    texts = [
-        model.generate(torch.tensor([prompt]), max_new_tokens=LENGTH, do_sample=False)[0].tolist() for prompt in prompts
-    ]
+    texts = [continued(model, prompt, LENGTH) for prompt in prompts]
     learned = [[(t + (i % WRONG_EVERY == 0)) % VOCAB for i, t in enumerate(text)] for text in texts]
     drafter = write_memory_drafter(folder / "drafter", target, learned)
     return request.param, target, drafter, [text[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)]
@@ -64,6 +66,25 @@ def test_states_come_from_the_prefix_cache_and_after_retraction(interpreting_ser
     assert reply["outputs"] == expected
     assert any(reply["retractions"])
     assert reply["cached"][-1] == len(PROMPTS[1]), "the state behind the prompt that both have"
+
+
+def test_states_within_a_text_are_cached(interpreting_server, tmp_path):
+    """SGLang keeps a state every so many tokens; here a block's acceptance crosses the place."""
+    target, every, length = write_target(tmp_path / "target", "qwen3.5"), 64, 12
+    prompt = torch.randint(3, VOCAB, (2 * every - 6,), generator=torch.Generator().manual_seed(0)).tolist()
+    text = continued(adapted(target, None), prompt, 2 * length)
+    drafter = write_memory_drafter(tmp_path / "drafter", target, [text])
+    sampling = {"temperature": 0, "max_new_tokens": length, "ignore_eos": True}
+    argv = [
+        *("--model-path", str(target), "--mamba-track-interval", str(every), "--cuda-graph-bs-decode", "1"),
+        *("--speculative-algorithm", "DOMINO", "--speculative-draft-model-path", str(drafter)),
+    ]
+    again = text[: len(prompt) + length - 1]
+    requests = [(prompt, sampling), (again, sampling | {"arrives": 20})]
+    reply = interpreting_server.ask("together", argv=argv, requests=requests, as_on_a_gpu=True)["value"]
+    assert reply["outputs"] == [text[len(given) :][:length] for given in (prompt, again)]
+    assert reply["cached"] == [0, 2 * every]
+    assert reply["modes"]["DECODE"] < 2 * (length - 1), "blocks were accepted in part or whole"
 
 
 def test_without_their_kernels_they_are_refused(fork_server, tmp_path):

@@ -1,8 +1,9 @@
 """The paths that SGLang takes on a GPU, on CPU tensors.
 
-Its Triton kernels run in Triton's interpreter, its graph runner over :mod:`tests.support.recorded_graphs`.
+Its Triton kernels run in the interpreter, its graph runner over :mod:`tests.support.recorded_graphs`, FlashInfer and
+FlashAttention 3 over :mod:`tests.support.attention_kernels`.
 
-What a GPU has besides is not here: streams, FlashInfer, FA3, tensor cores, compiled code.
+What a GPU has besides is not here: streams, tensor cores, compiled code.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ class GpuPathsPlatform(DominoCpuPlatform):
 
     def supports_speculative_draft_attention_backend(self, algorithm: str, backend: str) -> bool:
         return backend in ("triton", *COMPILED)
+
+    def support_mamba_cache_extra_buffer(self) -> bool:
+        return True
 
     def get_full_graph_backend_cls(self) -> type[RecordedGraphs]:
         return RecordedGraphs

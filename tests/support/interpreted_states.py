@@ -26,20 +26,27 @@ def serve_states_on_cpu() -> None:
 
 
 def _gated_delta_rule(q, k, v, g, beta, *, initial_state, initial_state_indices, cu_seqlens, **_rest):
-    """Prompts one behind the other, ``[1, T, heads, width]``; states ``[slots, heads, V, K]`` are replaced."""
+    """Prompts one behind the other, ``[1, T, heads, width]``; states ``[slots, heads, V, K]`` are replaced.
+
+    Returns the output and the states that every piece of a prompt began with, ``[1, pieces, heads, V, K]``.
+    """
+    from sglang.kernels.ops.attention.fla.chunk_delta_h import CHUNK_SIZE
     from transformers.models.qwen3_5.modeling_qwen3_5 import torch_chunk_gated_delta_rule
 
     shared = v.shape[2] // q.shape[2]
     q, k = q.repeat_interleave(shared, dim=2), k.repeat_interleave(shared, dim=2)
-    outputs = []
+    outputs, states = [], []
     bounds = cu_seqlens.tolist()
     for slot, start, stop in zip(initial_state_indices.tolist(), bounds[:-1], bounds[1:], strict=True):
-        output, state = torch_chunk_gated_delta_rule(
-            *(part[:, start:stop] for part in (q, k, v, g, beta)),
-            initial_state=initial_state[slot, None].transpose(-1, -2),
-            output_final_state=True,
-            use_qk_l2norm_in_kernel=True,
-        )
-        initial_state[slot] = state[0].transpose(-1, -2)
-        outputs.append(output)
-    return torch.cat(outputs, dim=1), None, None
+        for begin in range(start, stop, CHUNK_SIZE):
+            states.append(initial_state[slot].clone())
+            piece = slice(begin, min(begin + CHUNK_SIZE, stop))
+            output, state = torch_chunk_gated_delta_rule(
+                *(part[:, piece] for part in (q, k, v, g, beta)),
+                initial_state=states[-1][None].transpose(-1, -2),
+                output_final_state=True,
+                use_qk_l2norm_in_kernel=True,
+            )
+            initial_state[slot] = state[0].transpose(-1, -2)
+            outputs.append(output)
+    return torch.cat(outputs, dim=1), None, torch.stack(states)[None]
