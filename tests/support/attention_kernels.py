@@ -209,15 +209,6 @@ def _merge_state(v_a, s_a, v_b, s_b, v_merged, s_merged):
     v_merged.copy_(v_a.float() * shares[0] + v_b.float() * shares[1])
 
 
-def _without_a_device(make):
-    """A factory of tensors that takes "cuda" for the CPU, whose memory need not be pinned."""
-
-    def made(*args, device=None, pin_memory=False, **kwargs):
-        return make(*args, device="cpu" if device == "cuda" else device, **kwargs)
-
-    return made
-
-
 # --- in place ---
 
 
@@ -229,8 +220,6 @@ def stand_in() -> None:
     from sglang.srt import utils
 
     utils.is_flashinfer_available = lambda: True
-    # Both name the device, or ask for pinned memory, outright.
-    torch.zeros, torch.empty = _without_a_device(torch.zeros), _without_a_device(torch.empty)
     module = SimpleNamespace(plan=_plan, paged_run=_paged_run, ragged_run=_ragged_run)
     flashinfer.prefill.get_batch_prefill_module = lambda backend, *args: module
     flashinfer.utils.get_compute_capability = lambda device: CAPABILITY

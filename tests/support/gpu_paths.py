@@ -25,6 +25,11 @@ class GpuPathsPlatform(DominoCpuPlatform):
 
     capabilities = PlatformCapabilities(supports_triton=True, graph_capture=True)
 
+    def apply_server_args_defaults(self, server_args) -> None:
+        lora_backend = server_args.lora_backend
+        super().apply_server_args_defaults(server_args)
+        server_args.lora_backend = lora_backend
+
     def get_default_attention_backend(self) -> str:
         return "triton"
 
@@ -55,9 +60,19 @@ class GpuPathsPlatform(DominoCpuPlatform):
         pass
 
 
+def _without_a_device(make):
+    """A factory of tensors that takes "cuda" for the CPU, whose memory need not be pinned."""
+
+    def made(*args, device=None, pin_memory=False, **kwargs):
+        return make(*args, device="cpu" if device == "cuda" else device, **kwargs)
+
+    return made
+
+
 def serve_as_on_a_gpu() -> None:
     """For the rest of this process."""
     from sglang.kernels.ops.gemm import int8_kernel
+    from sglang.kernels.ops.lora.dense import lora_tuning_config
     from sglang.srt.layers.quantization.blockwise_int8 import BlockInt8Config
     from sglang.srt.model_executor.forward_batch_info import ForwardMode
     from sglang.srt.model_executor.model_runner_components import cuda_graph_setup
@@ -67,6 +82,7 @@ def serve_as_on_a_gpu() -> None:
 
     current_platform.__class__ = GpuPathsPlatform
     record_kernels()
+    torch.zeros, torch.empty, torch.tensor = map(_without_a_device, (torch.zeros, torch.empty, torch.tensor))
     # DFLASH's worker asks three such questions, to use its Triton kernels where one is answered by yes.
     dflash_worker_v2.is_xpu = lambda: True
     # On a CPU SGLang captures what torch.compile makes of plain decoding, and nothing else.
@@ -75,6 +91,7 @@ def serve_as_on_a_gpu() -> None:
     # There are no streams to capture on.
     decode_cuda_graph_runner.graph_capture = lambda stream=None: nullcontext(SimpleNamespace(stream=stream))
     torch.cpu.is_current_stream_capturing = lambda: False
-    # Its kernels write float32 too; their tuning is a device's, by name.
+    # Its kernels write float32 too.
     BlockInt8Config.get_supported_act_dtypes = lambda self: [torch.float32]
-    int8_kernel.get_device_name = lambda *args: "none"
+    # They are tuned for devices, by name.
+    int8_kernel.get_device_name = lora_tuning_config.get_device_name = lambda *args: "none"
