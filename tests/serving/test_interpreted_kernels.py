@@ -1,5 +1,5 @@
-"""A scheduler that takes the GPU's paths: Triton kernels, ours and SGLang's, in Triton's interpreter, and the draft and
-verify graphs recorded and replayed by SGLang's own runner.
+"""A scheduler that takes the GPU's paths: Triton kernels, ours and SGLang's, in Triton's interpreter, FlashInfer and
+FlashAttention except their compiled kernels, and draft and verify graphs recorded and replayed by SGLang's runner.
 
 The oracle is the same scheduler with the PyTorch head and the CPU's attention: for the same random numbers both say the
 same.
@@ -44,8 +44,8 @@ ATTENTION = {
         *("--attention-backend", "fa3", "--speculative-draft-attention-backend", "fa3", "--page-size", "16"),
     ],
     "FlashInfer": ["--attention-backend", "flashinfer", "--speculative-draft-attention-backend", "flashinfer"],
-    "FlashInfer and FlashAttention 3": [
-        *("--attention-backend", "flashinfer", "--speculative-draft-attention-backend", "fa3"),
+    "FlashInfer and FlashAttention 4": [
+        *("--attention-backend", "flashinfer", "--speculative-draft-attention-backend", "fa4"),
     ],
     "Triton": [],
 }
@@ -54,7 +54,7 @@ CASES = [
     ("overlap, adaptive", "Triton"),
     ("overlap", "FlashAttention 3"),
     ("sync, draft window, prompts in pieces", "FlashInfer"),
-    ("overlap, adaptive", "FlashInfer and FlashAttention 3"),
+    ("overlap, adaptive", "FlashInfer and FlashAttention 4"),
 ]
 
 

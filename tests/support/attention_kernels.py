@@ -1,4 +1,4 @@
-"""What the compiled kernels of FlashAttention 3 and FlashInfer compute, in PyTorch, under the names by which SGLang's
+"""What the compiled kernels of FlashAttention and FlashInfer compute, in PyTorch, under the names by which SGLang's
 backends and FlashInfer's own Python call them.
 
 Everything around the kernels is real: page tables, index pointers, plans, static buffers, the choice of mask. A plan is
@@ -14,7 +14,7 @@ from types import ModuleType, SimpleNamespace
 
 import torch
 
-BACKENDS = ("fa3", "flashinfer")
+BACKENDS = ("fa3", "fa4", "flashinfer")
 CAUSAL = 1  # FlashInfer's MaskMode.CAUSAL; 0 is none
 LAYERS = "sglang.srt.layers.attention"
 CAPABILITY = (9, 0)
@@ -64,7 +64,9 @@ def _ragged(rows: int, q_indptr: torch.Tensor, kv_lens: torch.Tensor) -> tuple[t
     return owner, torch.arange(rows) - _at(q_indptr, owner) + _at(kv_lens - q_lens, owner)
 
 
-# --- FlashAttention 3 ---
+# --- FlashAttention ---
+
+NEUTRAL = {"rotary_interleaved", "sm_margin", "only_qv", "ver"}
 
 
 def flash_attn_with_kvcache(
@@ -87,7 +89,7 @@ def flash_attn_with_kvcache(
     out=None,
     **others,
 ):
-    """Of FlashAttention 3's options, what SGLang gives for grouped-query attention over a paged cache."""
+    """Of FlashAttention's options, what SGLang gives for grouped-query attention over a paged cache."""
     unknown = [name for name, value in others.items() if value is not None and name not in NEUTRAL]
     if unknown:
         raise NotImplementedError(f"flash_attn_with_kvcache was given {unknown}")
@@ -115,9 +117,6 @@ def flash_attn_with_kvcache(
     if out is not None:
         output = out.copy_(output)
     return (output, lse.T) if return_softmax_lse else output
-
-
-NEUTRAL = {"rotary_interleaved", "sm_margin", "only_qv", "ver"}
 
 
 def _refused(*args, **kwargs):

@@ -1,7 +1,7 @@
 """The paths that SGLang takes on a GPU, on CPU tensors.
 
 Its Triton kernels run in the interpreter, its graph runner over :mod:`tests.support.recorded_graphs`, FlashInfer and
-FlashAttention 3 over :mod:`tests.support.attention_kernels`.
+FlashAttention over :mod:`tests.support.attention_kernels`.
 
 What a GPU has besides is not here: streams, tensor cores, compiled code.
 """
