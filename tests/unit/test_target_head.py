@@ -58,6 +58,29 @@ def test_a_sharded_or_converting_table_is_not():
         assert module._table(embedding) is None
 
 
+class Int8Head(torch.nn.Module):
+    """Rows of int8 with a scale each, padded, and only its method can read them."""
+
+    def __init__(self, name: str):
+        super().__init__()
+        setattr(self, name, torch.nn.Parameter(torch.arange(24 * 8, dtype=torch.int8).view(24, 8), requires_grad=False))
+        self.name, self.scale, self.quant_method = name, torch.linspace(0.1, 1.0, 24), self
+        self.shard_indices = SimpleNamespace(
+            num_added_elements=0, num_org_elements=20, num_org_elements_padded=24, org_vocab_start_index=0
+        )
+
+    def apply(self, head, hidden_states, bias):
+        return hidden_states @ (getattr(head, self.name).float() * self.scale[:, None]).T
+
+
+@pytest.mark.parametrize("name", ["weight", "qweight"])
+def test_a_quantised_head_is_read_by_its_method(borrow, name):
+    head, hidden_states = Int8Head(name), torch.randn(3, 8)
+    borrowed = borrow(torch.nn.Embedding(20, 8), head)
+    assert borrowed.lm_head is None, "nobody reads int8 as if it were the matrix"
+    assert torch.equal(borrowed.base_logits(hidden_states), head.apply(head, hidden_states, None)[:, :20])
+
+
 def test_a_head_that_every_rank_holds_whole_is_not_merged(borrow):
     """Merged, each rank's copy would count as another part of the vocabulary, and q come out too small."""
     head = torch.nn.Embedding(20, 8)
