@@ -211,14 +211,23 @@ def _draft_attention_backend(args) -> str:
 
 def _out_of_tree_backend(args) -> str:
     """The platform says what can draft, and nothing else is known to verify there."""
+    name = current_platform.device_name
     default = current_platform.get_default_speculative_draft_attention_backend("DOMINO")
-    drafts = "speculative_draft_attention_backend"
-    for name in (drafts, "attention_backend", "prefill_attention_backend", "decode_attention_backend"):
-        value = getattr(args, name)
-        if value is None or current_platform.supports_speculative_draft_attention_backend("DOMINO", value):
-            continue
+
+    def supported(backend: str | None) -> bool:
+        return backend is None or current_platform.supports_speculative_draft_attention_backend("DOMINO", backend)
+
+    backend = args.speculative_draft_attention_backend
+    if not supported(backend):
         raise ValueError(
-            f"--{name.replace('_', '-')} is {value!r}, and on {current_platform.device_name} DOMINO "
-            f"{'drafts' if name == drafts else 'verifies'} with {default!r}; drop the flag"
+            f"--speculative-draft-attention-backend is {backend!r}, and on {name} DOMINO drafts with {default!r}; "
+            "drop the flag"
         )
-    return args.speculative_draft_attention_backend or default
+    for field in ("attention_backend", "prefill_attention_backend", "decode_attention_backend"):
+        value = getattr(args, field)
+        if not supported(value):
+            raise ValueError(
+                f"--{field.replace('_', '-')} is {value!r}, and on {name} DOMINO verifies with {default!r}; "
+                "drop the flag"
+            )
+    return backend or default

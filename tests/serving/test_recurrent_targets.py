@@ -35,13 +35,13 @@ def models(request, tmp_path_factory):
     return request.param, target, drafter, [text[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)]
 
 
-def serve(server, target, drafter, *flags, later=(), **how):
+def serve(server, target, drafter, *flags, length=LENGTH, later=(), **how):
     argv = [
         *("--model-path", str(target), "--cuda-graph-bs-decode", "4", *flags),
         *("--speculative-algorithm", "DOMINO", "--speculative-draft-model-path", str(drafter)),
     ]
-    sampling = {"temperature": 0, "max_new_tokens": LENGTH, "ignore_eos": True}
-    requests = [(prompt, sampling) for prompt in PROMPTS] + [(prompt, sampling | {"arrives": 60}) for prompt in later]
+    sampling = {"temperature": 0, "max_new_tokens": length, "ignore_eos": True}
+    requests = [(prompt, sampling) for prompt in PROMPTS] + [(prompt, sampling | {"arrives": 30}) for prompt in later]
     answer = server.ask("together", argv=argv, requests=requests, **how)
     assert "value" in answer, answer
     return answer["value"]
@@ -62,16 +62,17 @@ def test_texts_are_the_targets(interpreting_server, models):
 def test_states_come_from_the_prefix_cache_and_after_retraction(interpreting_server, models):
     _, target, drafter, expected = models
     flags = ["--mamba-radix-cache-strategy", "no_buffer", "--disable-overlap-schedule"]
-    reply = serve(interpreting_server, target, drafter, *flags, later=[LATER], retract_every=3)
-    assert reply["outputs"] == expected
+    length = LENGTH // 2
+    reply = serve(interpreting_server, target, drafter, *flags, length=length, later=[LATER], retract_every=3)
+    assert reply["outputs"] == [text[:length] for text in expected]
     assert any(reply["retractions"])
     assert reply["cached"][-1] == len(PROMPTS[1]), "the state behind the prompt that both have"
 
 
 def test_states_within_a_text_are_cached(interpreting_server, tmp_path):
     """SGLang keeps a state every so many tokens; here a block's acceptance crosses the place."""
-    target, every, length = write_target(tmp_path / "target", "qwen3.5"), 64, 12
-    prompt = torch.randint(3, VOCAB, (2 * every - 6,), generator=torch.Generator().manual_seed(0)).tolist()
+    target, every, length = write_target(tmp_path / "target", "qwen3.5"), 64, 8
+    prompt = torch.randint(3, VOCAB, (every - 4,), generator=torch.Generator().manual_seed(0)).tolist()
     text = continued(adapted(target, None), prompt, 2 * length)
     drafter = write_memory_drafter(tmp_path / "drafter", target, [text])
     sampling = {"temperature": 0, "max_new_tokens": length, "ignore_eos": True}
@@ -83,7 +84,7 @@ def test_states_within_a_text_are_cached(interpreting_server, tmp_path):
     requests = [(prompt, sampling), (again, sampling | {"arrives": 20})]
     reply = interpreting_server.ask("together", argv=argv, requests=requests, as_on_a_gpu=True)["value"]
     assert reply["outputs"] == [text[len(given) :][:length] for given in (prompt, again)]
-    assert reply["cached"] == [0, 2 * every]
+    assert reply["cached"] == [0, every]
     assert reply["modes"]["DECODE"] < 2 * (length - 1), "blocks were accepted in part or whole"
 
 
