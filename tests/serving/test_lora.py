@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from tests.support.drafters import write_drafter
-from tests.support.targets import adapted, write_adapter, write_target
+from tests.support.targets import adapted, continued, write_adapter, write_target
 
 PROMPTS = ([5, 17, 42, 8, 61, 9], [3, 3, 70, 88, 12, 51, 29, 64], [7, 33, 90, 4])
 
@@ -37,8 +36,7 @@ def serve(server, models, prompts, length, *flags, **how):
     oracles = [adapted(target, adapters.get(name)) for name in asked]
     expected = []
     for prompt in prompts:
-        texts = [model.generate(torch.tensor([prompt]), max_new_tokens=length, do_sample=False) for model in oracles]
-        expected += [text[0, len(prompt) :].tolist() for text in texts]
+        expected += [continued(model, prompt, length)[len(prompt) :] for model in oracles]
     # Adapters that change nothing would prove nothing.
     assert all(len({tuple(text) for text in expected[i : i + 3]}) == 3 for i in range(0, len(expected), 3))
     return reply, expected

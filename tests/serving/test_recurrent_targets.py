@@ -10,16 +10,12 @@ import torch
 
 from tests.support.drafters import write_drafter
 from tests.support.memory_drafter import BLOCK, write_memory_drafter
-from tests.support.targets import VOCAB, adapted, write_target
+from tests.support.targets import VOCAB, adapted, continued, write_target
 
 PROMPTS = ([5, 17, 42, 8, 61, 9], [3, 3, 70, 88, 12, 51, 29, 64], [7, 33, 90, 4])
 LATER = [*PROMPTS[1], 20, 6]  # comes when the others have their texts
 LENGTH = 16
 WRONG_EVERY = 7
-
-
-def continued(model, prompt, length):
-    return model.generate(torch.tensor([prompt]), max_new_tokens=length, do_sample=False)[0].tolist()
 
 
 @pytest.fixture(scope="module", params=["lfm2", "qwen3.5"])

@@ -94,6 +94,11 @@ def adapted(target: Path, adapter: Path | None):
     return model
 
 
+def continued(model, prompt: list[int], length: int) -> list[int]:
+    """The prompt and the ``length`` tokens that a model of Transformers puts behind it, greedy."""
+    return model.generate(torch.tensor([prompt]), max_new_tokens=length, do_sample=False)[0].tolist()
+
+
 def write_quantised_target(folder: Path, target: Path, block: int = 16) -> Path:
     """The target with its linear layers in int8, a scale for each block of a weight: SGLang's ``blockwise_int8``."""
     tensors = load_file(target / "model.safetensors")
