@@ -13,6 +13,7 @@ import torch
 
 from domino_sglang.config import DominoConfig
 from domino_sglang.training.dataset import Example
+from domino_sglang.training.transfer import send
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,13 @@ class Blocks:
         anchors: int64 ``[B, A]``; unused places repeat the first anchor and have no valid label.
         tokens: int64 ``[B, A, block_size]``, the true tokens x0..xS (0 beyond the end of the sequence).
         valid: bool ``[B, A, S]``, whether proposal k has a label, ``tokens[..., k]`` for k = 1..S.
+        labelled: int64 ``[n]``, where ``valid`` is true, counted through: a GPU would have to stop to find out.
     """
 
     anchors: torch.Tensor
     tokens: torch.Tensor
     valid: torch.Tensor
+    labelled: torch.Tensor
 
     @property
     def labels(self) -> torch.Tensor:
@@ -40,7 +43,7 @@ class Blocks:
         return (self.anchors[..., None] + offsets).flatten(1)
 
     def to(self, device: torch.device | str) -> Blocks:
-        return Blocks(self.anchors.to(device), self.tokens.to(device), self.valid.to(device))
+        return Blocks(*(send(part, device) for part in (self.anchors, self.tokens, self.valid, self.labelled)))
 
 
 def block_rows(domino: DominoConfig, proposals: int) -> int:
@@ -70,7 +73,8 @@ def cut_blocks(examples: Sequence[Example], anchors: Sequence[torch.Tensor], blo
         at = starts[row][:, None] + offsets
         valid[row] = (at < len(example.ids)) & used[row][:, None]
         tokens[row] = torch.where(at < len(example.ids), example.ids[at.clamp(max=len(example.ids) - 1)], 0)
-    return Blocks(starts, tokens, valid[..., 1:])
+    valid = valid[..., 1:]
+    return Blocks(starts, tokens, valid, valid.flatten().nonzero().squeeze(1))
 
 
 def context_mask(anchors: torch.Tensor, length: int) -> torch.Tensor:

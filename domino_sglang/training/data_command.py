@@ -1,4 +1,4 @@
-"""``domino-sglang data synthesize|features|pack RECIPE``."""
+"""``domino-sglang data synthesize|join|features|pack RECIPE``."""
 
 from __future__ import annotations
 
@@ -28,6 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_recipe_arguments(synthesize)
     synthesize.add_argument("--endpoint", help="generate through an OpenAI-compatible server at this base URL")
     synthesize.add_argument("--model", default="default", help="model name for --endpoint")
+    join = actions.add_parser(
+        "join", help="append the chats that other runs of synthesize wrote, from their work folders"
+    )
+    add_recipe_arguments(join)
+    join.add_argument("folders", nargs="+", metavar="FOLDER", help="work_dir of another run")
     pack = actions.add_parser("pack", help="compress the responses into a corpus that recipes can name")
     add_recipe_arguments(pack)
     pack.add_argument("--out", required=True, help="file to write, NAME.jsonl.xz")
@@ -46,6 +51,14 @@ def run(args: argparse.Namespace) -> int:
         target, _ = load_target(recipe, progress, recipe.data.target_dtype)
         layers = recipe.cached_layers(target.config.get_text_config().num_hidden_layers)
         write_features(target, recipe.data_dir, layers, progress=progress)
+        return 0
+    if args.data_action == "join":
+        from domino_sglang.training.corpus import unpack_corpus
+        from domino_sglang.training.join import join_responses
+
+        if recipe.data.corpus:
+            unpack_corpus(recipe.data.corpus, recipe.data_dir, recipe.data.num_prompts)
+        logger.info("%s: %d chats joined", recipe.data_dir, join_responses(args.folders, recipe.data_dir))
         return 0
     if args.data_action == "pack":
         from domino_sglang.training.corpus import pack_corpus

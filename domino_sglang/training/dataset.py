@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from domino_sglang.training.storage import DataError, map_features, read_jsonl
+from domino_sglang.training.transfer import send
 
 BATCHES_SORTED_TOGETHER = 8
 
@@ -159,6 +160,7 @@ class TargetFeatures:
             ids[row, : len(example.ids) - 1] = example.ids[:-1]
             mask[row, : len(example.ids) - 1] = 1
         device = self.target.device
-        output = self.target.base_model(ids.to(device), attention_mask=mask.to(device), output_hidden_states=True)
+        ids, mask = send(ids, device), send(mask, device)
+        output = self.target.base_model(ids, attention_mask=mask, output_hidden_states=True, use_cache=False)
         features = torch.cat([output.hidden_states[layer] for layer in self.layers], -1)
         return features * mask.to(features)[..., None]

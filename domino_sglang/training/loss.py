@@ -16,8 +16,8 @@ from torch.utils.checkpoint import checkpoint
 from domino_sglang.head import HeadWeights, gru_step
 from domino_sglang.training.vocabulary import FULL, Candidates
 
-# Rows of logits alive at once on a GPU; more are recomputed in the backward pass.
-CHUNK_ROWS = 4096
+# Logits alive at once, 1 GiB of them; of more, each part is computed again in the backward pass.
+CHUNK_LOGITS = 2**28
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,7 @@ def block_loss(
     z: torch.Tensor,
     tokens: torch.Tensor,
     valid: torch.Tensor,
+    labelled: torch.Tensor | None = None,
     *,
     embedding: torch.Tensor,
     lm_head: torch.Tensor,
@@ -95,6 +96,7 @@ def block_loss(
         z: ``[N, S, H]``, hidden state of each proposal (``shift_label`` applied).
         tokens: int64 ``[N, S + 1]``, the true x0..xS.
         valid: bool ``[N, S]``.
+        labelled: int64, where ``valid`` is true, counted through; None looks.
         embedding, lm_head: ``[V, H]``, the target's, frozen.
         base_weight: lambda.
         method: ``tf``: the GRU reads the true tokens; ``ttt``: it reads the drafter's own argmax after x0.
@@ -111,14 +113,16 @@ def block_loss(
         correction = _own_corrections(weights, z, tokens[:, 0], embedding, lm_head, pure_draft_prefix_len, candidates)
     kept = torch.arange(proposals, device=z.device) >= pure_draft_prefix_len
     correction = correction * kept[:, None].to(correction.dtype)
-    row_weight = per_position.expand(valid.shape)[valid]
-    labels = candidates.columns(tokens[:, 1:][valid])
+    if labelled is None:
+        labelled = valid.flatten().nonzero().squeeze(1)
+    row_weight = per_position.repeat(len(valid))[labelled]
+    labels = candidates.columns(tokens[:, 1:].flatten()[labelled])
     sums = _rows_loss(
-        z[valid],
-        correction[valid],
+        z.flatten(0, 1).index_select(0, labelled),
+        correction.flatten(0, 1).index_select(0, labelled),
         labels,
         row_weight,
-        teacher[valid] if teacher is not None and distill else None,
+        teacher.flatten(0, 1).index_select(0, labelled) if teacher is not None and distill else None,
         head=candidates.rows(lm_head),
         w2=candidates.rows(weights.w2),
         offset=candidates.offset,
@@ -131,10 +135,11 @@ def block_loss(
 
 
 def _rows_loss(z, correction, labels, row_weight, teacher, **columns):
-    if z.shape[0] <= CHUNK_ROWS:
+    together = max(1, CHUNK_LOGITS // len(columns["head"]))
+    if len(z) <= together:
         return _chunk(z, correction, labels, row_weight, teacher, **columns)
-    rows = [t.split(CHUNK_ROWS) for t in (z, correction, labels, row_weight)]
-    rows.append([None] * len(rows[0]) if teacher is None else teacher.split(CHUNK_ROWS))
+    rows = [t.split(together) for t in (z, correction, labels, row_weight)]
+    rows.append([None] * len(rows[0]) if teacher is None else teacher.split(together))
     parts = [checkpoint(partial(_chunk, **columns), *some, use_reentrant=False) for some in zip(*rows, strict=True)]
     return tuple(sum(column) for column in zip(*parts, strict=True))
 

@@ -10,6 +10,7 @@ import functools
 import logging
 import random
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,16 +122,28 @@ def normalised(text: str) -> str:
     return re.sub(r"\W+", " ", text.lower()).strip()
 
 
+# Shorter prompts are excluded where they are the whole text, longer ones wherever they stand.
+CONTAINED_FROM = 40
+
+
 class Excluded:
     """Prompts that must not be trained on: equal text, or text that contains one whole."""
 
     def __init__(self, texts: Iterable[str]):
         self.keys = {key for key in map(normalised, texts) if key}
-        self.long = [key for key in self.keys if len(key) >= 40]
+        # By their beginnings: a lookup for each place of a text, whatever the number of prompts.
+        self.long: dict[str, list[str]] = defaultdict(list)
+        for key in self.keys:
+            if len(key) >= CONTAINED_FROM:
+                self.long[key[:CONTAINED_FROM]].append(key)
 
     def __contains__(self, text: str) -> bool:
         key = normalised(text)
-        return key in self.keys or any(part in key for part in self.long)
+        return key in self.keys or any(
+            key.startswith(part, place)
+            for place in range(len(key) - CONTAINED_FROM + 1)
+            for part in self.long.get(key[place : place + CONTAINED_FROM], ())
+        )
 
 
 @functools.cache

@@ -46,6 +46,7 @@ class TrainingStep(nn.Module):
             z,
             blocks.tokens.flatten(0, 1),
             blocks.valid.flatten(0, 1),
+            blocks.labelled,
             embedding=ends.embedding,
             lm_head=ends.lm_head,
             pure_draft_prefix_len=domino.pure_draft_prefix_len,

@@ -40,7 +40,9 @@ def run(args: argparse.Namespace) -> int:
         # Before training's own target is loaded, which may have another precision: never two in memory.
         synthesize(recipe, *load_target(recipe, progress, recipe.data.target_dtype), progress)
     if args.measure or not args.export_only:
-        target, tokenizer = load_target(recipe, progress)
+        # What cached features were computed with is past; computed in every step, they are as the target wrote.
+        dtype = "auto" if recipe.data.cache_features else recipe.data.target_dtype
+        target, tokenizer = load_target(recipe, progress, dtype)
     if not args.export_only:
         trainer = Trainer(recipe, target, progress=progress)
         done = trainer.train()

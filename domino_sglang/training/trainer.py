@@ -134,7 +134,8 @@ class Trainer:
 
     def train(self, until: int | None = None) -> Progress:
         """Run to the last step (or to ``until``), saving, evaluating and exporting on the way."""
-        settings, losses, report = self.settings, [], None
+        settings, report = self.settings, None
+        losses: list[torch.Tensor] = []  # read at the end: a GPU is not waited for in between
         last = min(settings.steps, until or settings.steps)
         log = _Log(self.run_dir, self.world.leads)
         batches = self._batches()
@@ -142,22 +143,27 @@ class Trainer:
             with tqdm(
                 total=settings.steps, initial=self.step, desc="train", disable=not (self.progress and self.world.leads)
             ) as bar:
+                pace = _Pace(self.step)
                 while self.step < last:
-                    row = self._one_step(*next(batches))
-                    losses.append(row["loss"])
+                    measured = self._one_step(*next(batches))
+                    losses.append(measured["loss"])
                     self.step += 1
                     bar.update()
-                    bar.set_postfix(loss=f"{row['loss']:.3f}", acc=f"{row['accuracy']:.3f}")
-                    log.step(self.step, row, write=self.step % settings.log_every == 0)
+                    if self.step % settings.log_every == 0:
+                        row = {name: float(value) for name, value in measured.items()}
+                        row["seconds"] = pace.seconds_per_step(self.step)
+                        bar.set_postfix(loss=f"{row['loss']:.3f}", acc=f"{row['accuracy']:.3f}")
+                        log.step(self.step, row)
                     if self.step % settings.eval_every == 0 or self.step == settings.steps:
                         report = self.evaluate()
                         log.acceptance(self.step, report)
                         self._export(report)
+                        pace = _Pace(self.step)
                     if self.step % settings.save_every == 0 or self.step == last:
                         self._save()
         finally:
             log.close()
-        return Progress(self.step, losses, report, self.run_dir / "checkpoint")
+        return Progress(self.step, [float(loss) for loss in losses], report, self.run_dir / "checkpoint")
 
     def _batches(self) -> Iterator[tuple[list[Example], Blocks]]:
         """This rank's part of each global batch, which does not depend on the number of processes."""
@@ -177,9 +183,9 @@ class Trainer:
             yield batch, cut_blocks(batch, anchors, proposals + 1)
             step += 1
 
-    def _one_step(self, examples: Sequence[Example], blocks: Blocks) -> dict[str, float]:
+    def _one_step(self, examples: Sequence[Example], blocks: Blocks) -> dict[str, Any]:
+        """One optimiser step; what it measured, as numbers or as tensors that a GPU may still be working on."""
         settings, device = self.settings, self.world.device
-        started = time.perf_counter()
         generator = torch.Generator().manual_seed(_mixed(settings.seed, self.step, -1))
         candidates = draw_candidates(
             self.frequent, blocks.labels[blocks.valid], len(self.ends.embedding), settings.sampled_vocab, generator
@@ -198,16 +204,15 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         sums = self.world.sum(torch.stack([loss.total, loss.final, loss.base, loss.correct, loss.labels]).float())
-        total, final, base = (sums[:3] / weight).tolist()
+        total, final, base = sums[:3] / weight
         return {
             "loss": total,
             "loss_final": final,
             "loss_base": base,
-            "accuracy": float(sums[3] / sums[4]),
+            "accuracy": sums[3] / sums[4],
             "lambda": mix,
             "learning_rate": rate,
-            "gradient_norm": float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm),
-            "seconds": time.perf_counter() - started,
+            "gradient_norm": norm.full_tensor() if hasattr(norm, "full_tensor") else norm,
         }
 
     def evaluate(self, head: bool = True, max_new_tokens: int | None = 96) -> AcceptanceReport | None:
@@ -276,6 +281,19 @@ def _replace_folder(drafter: DominoDraftModel, folder: Path) -> None:
     part.rmdir()
 
 
+class _Pace:
+    """Seconds per step since the last question."""
+
+    def __init__(self, step: int):
+        self.step, self.started = step, time.perf_counter()
+
+    def seconds_per_step(self, step: int) -> float:
+        now = time.perf_counter()
+        seconds = (now - self.started) / max(1, step - self.step)
+        self.step, self.started = step, now
+        return seconds
+
+
 class _Log:
     """``metrics.jsonl`` and, when tensorboard is installed, its event file."""
 
@@ -290,8 +308,8 @@ class _Log:
             except ImportError:
                 logger.warning("tensorboard is not installed: `pip install 'domino-sglang[train]'`; metrics.jsonl only")
 
-    def step(self, step: int, row: dict[str, float], write: bool) -> None:
-        if self.stream is None or not write:
+    def step(self, step: int, row: dict[str, float]) -> None:
+        if self.stream is None:
             return
         self._line({"step": step, **row})
         if self.writer is not None:

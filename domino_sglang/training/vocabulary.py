@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
+from domino_sglang.training.transfer import send
+
 
 @dataclass(frozen=True)
 class Candidates:
@@ -28,7 +30,7 @@ class Candidates:
     def to(self, device: torch.device | str) -> Candidates:
         if self.ids is None or self.offset is None:
             return self
-        return Candidates(self.ids.to(device), self.offset.to(device))
+        return Candidates(send(self.ids, device), send(self.offset, device))
 
     def columns(self, labels: torch.Tensor) -> torch.Tensor:
         """Column of each label."""

@@ -118,6 +118,22 @@ def test_a_corpus_trains_without_writing_a_word(recipe_file, tmp_path, monkeypat
     assert (tmp_path / "features" / "data" / "features.f16").is_file()
 
     assert sum(1 for _ in unpack_corpus(str(corpus), tmp_path / "few", 3).open()) == 3
+    changes = (
+        "--set",
+        f"work_dir={tmp_path / 'joined'}",
+        "--set",
+        f"data.corpus={corpus}",
+        "--set",
+        "data.num_prompts=3",
+    )
+    assert run(data_command, "join", recipe_file, str(tmp_path / "work"), *changes) == 0
+    joined = [json.loads(line) for line in (tmp_path / "joined" / "data" / "responses.jsonl").open()]
+    # Each chat once, those that were there before the others, under numbers of their own.
+    assert [row["prompt_ids"] for row in joined] == [json.loads(line)["prompt_ids"] for line in written]
+    highest = max(row["id"] for row in joined[:3])
+    assert [row["id"] for row in joined[3:]] == [*range(highest + 1, highest + 1 + len(written) - 3)]
+    with pytest.raises(DataError, match="holds no responses.jsonl"):
+        run(data_command, "join", recipe_file, str(tmp_path), *changes)
     corpus.write_bytes(corpus.read_bytes()[:-20])
     for name, complaint in ((str(corpus), "is damaged"), ("nowhere", "no corpus 'nowhere'")):
         with pytest.raises(DataError, match=complaint):

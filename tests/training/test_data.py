@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import random
 import resource
 import subprocess
 import sys
@@ -133,6 +134,19 @@ def test_excluded_prompts_from_a_file_never_reach_the_data(target, tokenizer, da
     text = (folder / "prompts.jsonl").read_text()
     assert "number 3" not in text and "number 4" in text
     assert "what is 2 plus 2" in Excluded(["What is 2 plus 2?"])
+
+
+def test_a_long_excluded_prompt_is_found_wherever_it_stands():
+    """Against the plain search for every excluded prompt in every text."""
+    draw = random.Random(3)
+    words = ["add", "two", "numbers", "of", "a", "list"]
+    texts = [" ".join(draw.choices(words, k=draw.randint(4, 24))) for _ in range(300)]
+    asked = [" ".join(draw.choices(words, k=draw.randint(4, 60))) for _ in range(300)]
+    asked += [f"{draw.choice(asked)} {text} {draw.choice(asked)}" for text in texts]
+    keys = [normalised(text) for text in texts]
+    wanted = [normalised(t) in keys or any(len(k) >= 40 and k in normalised(t) for k in keys) for t in asked]
+    excluded = Excluded(texts)
+    assert [text in excluded for text in asked] == wanted and {True, False} == set(wanted)
 
 
 @pytest.mark.parametrize(

@@ -165,7 +165,7 @@ def test_chunked_rows_change_neither_loss_nor_gradient(parts, monkeypatch, disti
     options = {"teacher": torch.randn(N, S, H), "distill": distill}
     whole = run(parts, **options)
     gradient = torch.autograd.grad(whole.total, parts["z"])[0]
-    monkeypatch.setattr(loss_module, "CHUNK_ROWS", 3)
+    monkeypatch.setattr(loss_module, "CHUNK_LOGITS", 3 * V + 1)
     chunked = run(parts, **options)
     torch.testing.assert_close(chunked.total, whole.total)
     torch.testing.assert_close(torch.autograd.grad(chunked.total, parts["z"])[0], gradient)
