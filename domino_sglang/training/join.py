@@ -1,4 +1,4 @@
-"""Chats of several ``data synthesize`` runs in one folder: processes that write side by side, or seeds of another day."""
+"""Chats of several ``data synthesize`` runs in one folder: of processes side by side, or of seeds of another day."""
 
 from __future__ import annotations
 

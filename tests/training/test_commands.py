@@ -132,7 +132,7 @@ def test_a_corpus_trains_without_writing_a_word(recipe_file, tmp_path, monkeypat
     assert [row["prompt_ids"] for row in joined] == [json.loads(line)["prompt_ids"] for line in written]
     highest = max(row["id"] for row in joined[:3])
     assert [row["id"] for row in joined[3:]] == [*range(highest + 1, highest + 1 + len(written) - 3)]
-    with pytest.raises(DataError, match="holds no responses.jsonl"):
+    with pytest.raises(DataError, match=r"holds no responses\.jsonl"):
         run(data_command, "join", recipe_file, str(tmp_path), *changes)
     corpus.write_bytes(corpus.read_bytes()[:-20])
     for name, complaint in ((str(corpus), "is damaged"), ("nowhere", "no corpus 'nowhere'")):
