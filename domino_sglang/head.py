@@ -164,7 +164,8 @@ def rollout(
     """
     batch, proposals, hidden = z.shape
     rank = weights.w1.shape[0]
-    z_part = F.linear(z, weights.w1[:, :hidden])
+    # One product: of a strided batch PyTorch makes as many as there are requests, each reading the weights anew.
+    z_part = F.linear(z.flatten(0, 1), weights.w1[:, :hidden]).view(batch, proposals, rank)
     w1_state = weights.w1[:, hidden:]
     state = z.new_zeros(batch, weights.w_hh.shape[1])
     correction = z.new_zeros(batch, proposals, rank)

@@ -96,7 +96,7 @@ def make_inputs(model: Model, batch: int, seed: int = 1) -> Inputs:
     device, shape = model.lm_head.device, model.shape
     torch.manual_seed(seed)
     hidden = torch.randn(batch, shape.num_proposals + 1, shape.hidden, dtype=torch.bfloat16, device=device)
-    base = F.linear(hidden[:, :-1], model.lm_head)
+    base = F.linear(hidden[:, :-1].flatten(0, 1), model.lm_head).view(batch, shape.num_proposals, -1)
     return Inputs(hidden, base, torch.randint(shape.vocab, (batch,), device=device))
 
 
@@ -118,7 +118,7 @@ def our_arms(model: Model, inputs: Inputs, *, gate_table: bool) -> dict[str, Cal
             )
 
             def call() -> torch.Tensor:
-                base = F.linear(inputs.z, model.lm_head) if with_lm_head else inputs.base
+                base = base_logits(model, inputs) if with_lm_head else inputs.base
                 return draft(inputs.z, base, inputs.bonus, sampling).tokens
 
             return Arm(name, call, with_lm_head, greedy=not temperature, extra_bytes=draft.extra_bytes)
@@ -153,7 +153,12 @@ def torch_arm(model: Model, inputs: Inputs) -> Arm:
 
 
 def lm_head_arm(model: Model, inputs: Inputs) -> Arm:
-    return Arm("LM head", lambda: F.linear(inputs.z, model.lm_head), includes_lm_head=True)
+    return Arm("LM head", lambda: base_logits(model, inputs), includes_lm_head=True)
+
+
+def base_logits(model: Model, inputs: Inputs) -> torch.Tensor:
+    """``[B, S, V]`` in one product, as the server makes them: of the strided ``z`` PyTorch would make B."""
+    return F.linear(inputs.z.flatten(0, 1), model.lm_head).view(*inputs.z.shape[:2], -1)
 
 
 def upstream_arm(module: ModuleType, model: Model, inputs: Inputs, pool: int) -> Arm:

@@ -164,7 +164,8 @@ class DominoDraftModel(SpecGeneration, PreTrainedModel):
         offsets = torch.arange(self.domino.block_size, device=positions.device)
         block = nn.functional.embedding(self.block_ids(bonus_tokens), embedding)
         z = self(block, positions[:, None] + offsets, context, attend)
-        z = z[:, self.domino.first_row : self.domino.first_row + self.domino.S]
+        # Contiguous: of a strided batch PyTorch would read the LM head anew for every request.
+        z = z[:, self.domino.first_row : self.domino.first_row + self.domino.S].contiguous()
         base_logits = nn.functional.linear(z.to(lm_head.dtype), lm_head)
         draft = rollout(
             self.head_weights(),

@@ -22,7 +22,10 @@ def sizes(device: str, **changes: int) -> dict[str, Any]:
 
 
 def captured(case, device: str) -> tuple[Callable[[], None], Any]:
-    """A function that replays, and where the replay leaves the proposals."""
+    """A function that replays, and where the replay leaves the proposals.
+
+    The function keeps the rollout alive: a graph writes into its buffers, whoever else has been given their memory.
+    """
     rollout = case.built()
 
     def call():
@@ -39,7 +42,11 @@ def captured(case, device: str) -> tuple[Callable[[], None], Any]:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         got = call()
-    return graph.replay, got
+
+    def replay(held=rollout) -> None:
+        graph.replay()
+
+    return replay, got
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
