@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from domino_sglang.config import DominoConfig
+from domino_sglang.demo import packaged_drafter
 from domino_sglang.hf import DominoDraftModel
 from domino_sglang.training.acceptance import replay
 from domino_sglang.training.dataset import Example, similar_lengths, visit_order
@@ -212,7 +213,15 @@ def test_two_fsdp_processes_equal_one(chats, target, tmp_path):
 
 
 def test_packaged_recipes_parse_and_mistakes_are_named(tmp_path):
-    assert Recipe.load("smollm2-135m").drafter.block_size == 6
+    shape = Recipe.load("smollm2-135m").drafter
+    assert shape == Recipe.load("smollm2-135m-gpu").drafter
+    # Both can go on from the packaged weights.
+    packaged = json.loads((packaged_drafter() / "config.json").read_text())
+    assert {name: packaged[name] for name in ("num_hidden_layers", "intermediate_size", "block_size")} == {
+        "num_hidden_layers": shape.num_hidden_layers,
+        "intermediate_size": shape.intermediate_size,
+        "block_size": shape.block_size,
+    }
     assert all(Recipe.load(file).target for file in RECIPES.glob("*.yaml"))
     assert Recipe.load("smollm2-135m", {"train.learning_rate": "6e-4"}).train.learning_rate == 6e-4
     with pytest.raises(RecipeError, match="no recipe 'nope'"):
