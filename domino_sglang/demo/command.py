@@ -128,7 +128,7 @@ def _few_slots() -> list[str]:
 
 
 def _shorter_block() -> list[str]:
-    """On a CPU, where each token to verify takes time, the last of the drafter's proposals cost more than they bring."""
+    """On a CPU each token to verify takes time: the last of the drafter's proposals cost more than they bring."""
     import torch
 
     return [] if torch.cuda.is_available() else ["--speculative-num-draft-tokens", "6"]
