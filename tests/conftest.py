@@ -34,13 +34,13 @@ def pytest_collection_modifyitems(config, items):
 
 
 def first_half(item) -> bool:
-    """What asks the server ``domino``, and what needs no server, the kernels aside; so that both halves take as long.
+    """What asks the server ``domino``, and what needs none, kernels and training aside; so that both halves take as long.
 
     Those that start servers of their own stay in the other half: two of them at a time need too much memory.
     """
     if "servers" in item.fixturenames:
         return asks_domino(item)
-    return item.path.name not in STARTING_SERVERS and item.path.parent.name != "kernels"
+    return item.path.name not in STARTING_SERVERS and item.path.parent.name not in ("kernels", "training")
 
 
 def asks_domino(item) -> bool:

@@ -1,7 +1,7 @@
 """The whole suite on two cores: ``python -m tests.halves [options of pytest]``.
 
 Servers start, and two pytests run side by side: one asks the server ``domino`` and runs what needs no server, the other
-asks the other servers, starts its own, and runs the kernels. Neither disturbs what the other measures, and both cores
+asks the other servers, starts its own, and runs kernels and training. Neither disturbs what the other measures, and both cores
 always have work. Without this, ``pytest`` runs everything in turn.
 """
 
