@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 def first_half(item) -> bool:
-    """What asks the server ``domino``, and what needs none, kernels and training aside; so that both halves take as long.
+    """What asks the server ``domino``, and what needs none, kernels and training aside; so both halves take as long.
 
     Those that start servers of their own stay in the other half: two of them at a time need too much memory.
     """
