@@ -1,8 +1,8 @@
 """The whole suite on two cores: ``python -m tests.halves [options of pytest]``.
 
 Servers start, and two pytests run side by side: one asks the server ``domino`` and runs what needs no server, the other
-asks the other servers, starts its own, and runs kernels and training. Neither disturbs what the other measures, and both
-cores always have work. Without this, ``pytest`` runs everything in turn.
+asks the other servers, starts its own, and runs kernels and training. Neither disturbs what the other measures, and
+both cores always have work. Without this, ``pytest`` runs everything in turn.
 """
 
 from __future__ import annotations
