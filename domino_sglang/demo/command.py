@@ -65,15 +65,16 @@ def run(args: argparse.Namespace) -> int:
     domino = [
         *("--speculative-algorithm", "DOMINO"),
         *("--speculative-draft-model-path", str(drafter)),
-        *_shorter_block(),
+        # Each token to verify takes time there: the last of the drafter's proposals cost more than they bring.
+        *_on_a_cpu("--speculative-num-draft-tokens", "6"),
     ]
     if args.serve:
         return _serve([*_common_flags(target), *domino], args.port)
+    # A KV cache for one chat at a time: the default's 3 GB are the machine's own memory.
+    common = [*_common_flags(target), *_on_a_cpu("--max-total-tokens", "8192")]
     with tempfile.TemporaryDirectory(prefix="domino-demo-") as logs:
         arms = {
-            name: _run_arm(
-                name, [*_common_flags(target), *_few_slots(), *flags], Path(logs) / f"{name}.log", args.max_tokens
-            )
+            name: _run_arm(name, [*common, *flags], Path(logs) / f"{name}.log", args.max_tokens)
             for name, flags in (("DOMINO", domino), ("AR", []))
         }
     result = as_json(arms)
@@ -120,18 +121,11 @@ def _common_flags(target: Path) -> list[str]:
     return ["--model-path", str(target), "--served-model-name", "SmolLM2-135M-Instruct", "--dtype", dtype]
 
 
-def _few_slots() -> list[str]:
-    """On a CPU, a KV cache for one chat at a time: the default's 3 GB are the machine's own memory."""
+def _on_a_cpu(*flags: str) -> list[str]:
+    """Flags for a machine without a GPU."""
     import torch
 
-    return [] if torch.cuda.is_available() else ["--max-total-tokens", "8192"]
-
-
-def _shorter_block() -> list[str]:
-    """On a CPU each token to verify takes time: the last of the drafter's proposals cost more than they bring."""
-    import torch
-
-    return [] if torch.cuda.is_available() else ["--speculative-num-draft-tokens", "6"]
+    return [] if torch.cuda.is_available() else list(flags)
 
 
 def _run_arm(name: str, flags: list[str], log: Path, max_tokens: int) -> Arm:

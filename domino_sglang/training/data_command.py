@@ -42,22 +42,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     recipe, progress = load_recipe(args), not args.no_progress
-    if args.data_action == "features":
+    if args.data_action in ("features", "join") and recipe.data.corpus:
         from domino_sglang.training.corpus import unpack_corpus
+
+        unpack_corpus(recipe.data.corpus, recipe.data_dir, recipe.data.num_prompts)
+    if args.data_action == "features":
         from domino_sglang.training.features import write_features
 
-        if recipe.data.corpus:
-            unpack_corpus(recipe.data.corpus, recipe.data_dir, recipe.data.num_prompts)
         target, _ = load_target(recipe, progress, recipe.data.target_dtype)
         layers = recipe.cached_layers(target.config.get_text_config().num_hidden_layers)
         write_features(target, recipe.data_dir, layers, progress=progress)
         return 0
     if args.data_action == "join":
-        from domino_sglang.training.corpus import unpack_corpus
         from domino_sglang.training.join import join_responses
 
-        if recipe.data.corpus:
-            unpack_corpus(recipe.data.corpus, recipe.data_dir, recipe.data.num_prompts)
         logger.info("%s: %d chats joined", recipe.data_dir, join_responses(args.folders, recipe.data_dir))
         return 0
     if args.data_action == "pack":

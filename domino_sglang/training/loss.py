@@ -77,8 +77,7 @@ def block_loss(
     weights: HeadWeights,
     z: torch.Tensor,
     tokens: torch.Tensor,
-    valid: torch.Tensor,
-    labelled: torch.Tensor | None = None,
+    labelled: torch.Tensor,
     *,
     embedding: torch.Tensor,
     lm_head: torch.Tensor,
@@ -95,8 +94,7 @@ def block_loss(
     Args:
         z: ``[N, S, H]``, hidden state of each proposal (``shift_label`` applied).
         tokens: int64 ``[N, S + 1]``, the true x0..xS.
-        valid: bool ``[N, S]``.
-        labelled: int64, where ``valid`` is true, counted through; None looks.
+        labelled: int64 ``[n]``, the proposals with a label, counted through the N blocks of S.
         embedding, lm_head: ``[V, H]``, the target's, frozen.
         base_weight: lambda.
         method: ``tf``: the GRU reads the true tokens; ``ttt``: it reads the drafter's own argmax after x0.
@@ -113,9 +111,7 @@ def block_loss(
         correction = _own_corrections(weights, z, tokens[:, 0], embedding, lm_head, pure_draft_prefix_len, candidates)
     kept = torch.arange(proposals, device=z.device) >= pure_draft_prefix_len
     correction = correction * kept[:, None].to(correction.dtype)
-    if labelled is None:
-        labelled = valid.flatten().nonzero().squeeze(1)
-    row_weight = per_position.repeat(len(valid))[labelled]
+    row_weight = per_position.repeat(len(z))[labelled]
     labels = candidates.columns(tokens[:, 1:].flatten()[labelled])
     sums = _rows_loss(
         z.flatten(0, 1).index_select(0, labelled),
@@ -131,7 +127,7 @@ def block_loss(
         has_head=pure_draft_prefix_len < proposals,
     )
     total, final, base, correct = sums
-    return BlockLoss(total, final, base, row_weight.sum(), correct, valid.sum())
+    return BlockLoss(total, final, base, row_weight.sum(), correct, labelled.new_full((), len(labelled)))
 
 
 def _rows_loss(z, correction, labels, row_weight, teacher, **columns):

@@ -45,7 +45,6 @@ class TrainingStep(nn.Module):
             drafter.head_weights(),
             z,
             blocks.tokens.flatten(0, 1),
-            blocks.valid.flatten(0, 1),
             blocks.labelled,
             embedding=ends.embedding,
             lm_head=ends.lm_head,

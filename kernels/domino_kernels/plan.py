@@ -14,7 +14,7 @@ Variant = Literal["fused", "persistent"]
 AUTO_VARIANT: tuple[tuple[int, Variant], ...] = ((1 << 30, "fused"),)
 """(largest batch, variant), first match wins; ``benchmarks/kernels/rollout.py`` prints this line as measured.
 
-The persistent kernel stays opt-in until a GPU has timed it.
+The persistent kernel is opt-in: on an H200 it was slower at 1, 16 and 64 requests.
 """
 
 LARGEST_SUM_BATCH = 2

@@ -39,8 +39,9 @@ def parts():
 
 def run(parts, **changes):
     options = {"pure_draft_prefix_len": 0, "base_weight": 0.25, "gamma": 2.0} | changes
-    names = ("weights", "z", "tokens", "valid")
-    return block_loss(*(parts[n] for n in names), embedding=parts["embedding"], lm_head=parts["lm_head"], **options)
+    labelled = parts["valid"].flatten().nonzero().squeeze(1)
+    given = (parts["weights"], parts["z"], parts["tokens"], labelled)
+    return block_loss(*given, embedding=parts["embedding"], lm_head=parts["lm_head"], **options)
 
 
 def by_hand(parts, prefix=0, mix=0.25, gamma=2.0, follow=None):
@@ -116,7 +117,7 @@ def test_one_number_worked_out_on_paper():
         head.weights(),
         torch.ones(1, 1, 1),
         torch.tensor([[0, 1]]),
-        torch.tensor([[True]]),
+        torch.tensor([0]),
         embedding=torch.ones(2, 1),
         lm_head=torch.tensor([[0.0], [math.log(3.0)]]),
         pure_draft_prefix_len=0,
