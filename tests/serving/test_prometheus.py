@@ -50,15 +50,18 @@ class Prometheus:
         assert reply.status_code == 200, f"{expression}: {reply.text}"
         return reply.json()["data"]["result"]
 
+    def ready(self) -> bool:
+        """Whether it answers queries: it refuses connections first, then says 503 until its storage is open."""
+        assert self.process.poll() is None, self.log.read_text()
+        try:
+            return requests.get(self.url + "/-/ready", timeout=30).ok
+        except requests.ConnectionError:
+            return False
+
     def wait_for(self, expression: str, timeout_s: float = 60) -> list[dict]:
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
-            try:
-                found = self.query(expression)
-            except requests.ConnectionError:
-                assert self.process.poll() is None, self.log.read_text()
-                found = []
-            if found:
+            if self.ready() and (found := self.query(expression)):
                 return found
             time.sleep(0.5)
         raise AssertionError(f"no answer to {expression} within {timeout_s:.0f} s:\n{self.log.read_text()[-2000:]}")
