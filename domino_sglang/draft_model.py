@@ -9,9 +9,8 @@ from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 from sglang.srt.models.dflash import DFlashDraftModel
 
 from domino_sglang.config import CheckpointError, DominoConfig
-from domino_sglang.head import DominoHead, HeadWeights
+from domino_sglang.head import HEAD_PREFIXES, DominoHead, HeadWeights
 
-HEAD_PREFIXES = ("prefix_gru.", "embed_proj.")
 GRU_BIASES = ("prefix_gru.bias_ih_l0", "prefix_gru.bias_hh_l0")
 
 

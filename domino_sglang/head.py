@@ -15,6 +15,9 @@ from torch import nn
 
 from domino_sglang.random_numbers import STREAM_PROPOSAL, counter_key, exponential
 
+# What a checkpoint's tensors of the head begin with.
+HEAD_PREFIXES = ("prefix_gru.", "embed_proj.")
+
 
 class DominoHead(nn.Module):
     """Weights of the head, under the names the public checkpoints use.

@@ -1,4 +1,4 @@
-"""``domino-sglang ablate RECIPE``: the paper's training ablations with this data and budget."""
+"""``domino-sglang ablate RECIPE``: the paper's training ablations, or sizes of the head, with this data and budget."""
 
 from __future__ import annotations
 
@@ -13,29 +13,31 @@ from domino_sglang.training.options import add_recipe_arguments, load_recipe, lo
 
 logger = logging.getLogger(__name__)
 
-# What an arm of the ablation is trained as: training.ablation says what each means.
-RUNS = ("curriculum", "dflash", "tf", "ttt", "ttt-curriculum")
+STUDIES = ("training", "head-size")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_recipe_arguments(parser)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="training seeds (default: 0 1 2)")
-    parser.add_argument(
-        "--runs",
-        nargs="+",
-        choices=RUNS,
-        help="train only these (default: all)",
-    )
-    parser.add_argument(
-        "--out", help="folder for rows, table and plot (default: benchmarks/results/DATE-HARDWARE-ablation)"
-    )
+    parser.add_argument("--study", choices=STUDIES, default="training", help="what differs (default: training)")
+    parser.add_argument("--runs", nargs="+", metavar="RUN", help="train only these, e.g. dflash tf (default: all)")
+    parser.add_argument("--out", help="folder for rows, table and plot (default: a new one in benchmarks/results)")
 
 
 def run(args: argparse.Namespace) -> int:
-    from domino_sglang.training.ablation import run_ablation
+    """Train and measure every arm for every seed.
+
+    Raises:
+        RecipeError: no such recipe or field, or the study has no such run.
+    """
+    from domino_sglang.training.ablation import head_size_study, run_ablation, training_study
 
     recipe = load_recipe(args)
+    study = (training_study if args.study == "training" else head_size_study)(recipe)
+    if args.runs:
+        study = study.only(args.runs)
     target, _ = load_target(recipe, not args.no_progress)
-    folder = Path(args.out or RESULTS / f"{date.today():%Y-%m-%d}-{slug(hardware())}-ablation")
-    logger.info("ablations in %s", run_ablation(recipe, target, folder, args.seeds, not args.no_progress, args.runs))
+    what = "ablation" if args.study == "training" else args.study
+    folder = Path(args.out or RESULTS / f"{date.today():%Y-%m-%d}-{slug(hardware())}-{what}")
+    logger.info("results in %s", run_ablation(recipe, target, folder, study, args.seeds, not args.no_progress))
     return 0

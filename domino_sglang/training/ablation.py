@@ -1,4 +1,4 @@
-"""The paper's ablations at the size of one machine: the same data and budget, one change at a time, several seeds."""
+"""Ablations at the size of one machine: the same data and budget, one change at a time, several seeds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from domino_sglang.bench.provenance import Provenance
-from domino_sglang.training.recipe import Recipe
+from domino_sglang.training.recipe import Recipe, RecipeError
 from domino_sglang.training.storage import DataError, GrowingJsonl, read_jsonl
 from domino_sglang.training.trainer import Trainer
 
@@ -37,10 +37,35 @@ class Arm:
     head: bool = True
 
 
-def arms(recipe: Recipe) -> list[Arm]:
-    """With and without head, DFlash alone, TTT, TF (which without curriculum is lambda = 0), TF + curriculum."""
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A question and the arms that answer it.
+
+    Attributes:
+        baseline: the arm that gains are taken against.
+        note: what others found.
+    """
+
+    arms: Sequence[Arm]
+    baseline: str
+    note: str = ""
+
+    def only(self, runs: Sequence[str]) -> Study:
+        """The arms that are trained as one of these.
+
+        Raises:
+            RecipeError: none is trained as one of them.
+        """
+        known = sorted({arm.trained_as for arm in self.arms})
+        if unknown := sorted(set(runs) - set(known)):
+            raise RecipeError(f"--runs {unknown[0]!r}: expected some of {known}")
+        return dataclasses.replace(self, arms=[arm for arm in self.arms if arm.trained_as in runs])
+
+
+def training_study(recipe: Recipe) -> Study:
+    """The paper's: with and without head, DFlash alone, TTT, TF (without curriculum: lambda = 0), TF + curriculum."""
     only_prefix = {"pure_draft_prefix_len": recipe.drafter.block_size - 1}
-    return [
+    arms = [
         Arm("TF + curriculum (Domino)", "curriculum"),
         Arm("the same, head off", "curriculum", head=False),
         Arm("DFlash alone", "dflash", drafter=only_prefix, head=False),
@@ -49,22 +74,36 @@ def arms(recipe: Recipe) -> list[Arm]:
         Arm("TTT, lambda = 0", "ttt", train={"lambda_start": 0.0, "method": "ttt"}),
         Arm("TTT + curriculum", "ttt-curriculum", train={"method": "ttt"}),
     ]
+    paper = "The paper (Qwen3-8B): without head 3.49, with head 4.19; TTT 3.80, TF 3.96, TF + curriculum 4.19."
+    return Study(arms, "DFlash alone", paper)
+
+
+def head_size_study(recipe: Recipe) -> Study:
+    """A fresh head of half and twice the recipe's GRU width G and rank R, all else the recipe's."""
+    width, rank = recipe.drafter.gru_hidden_dim, recipe.drafter.emb_dim
+    sizes = [(width, rank), (width // 2, rank), (width * 2, rank), (width, rank // 2), (width, rank * 2)]
+    arms = [
+        Arm(
+            f"GRU {g}, rank {r}",
+            f"gru{g}-rank{r}",
+            drafter={"gru_hidden_dim": g, "emb_dim": r, "fresh_head": recipe.drafter.start_from is not None},
+        )
+        for g, r in sizes
+    ]
+    return Study(arms, arms[0].name)
 
 
 def run_ablation(
     recipe: Recipe,
     target: PreTrainedModel,
     folder: Path,
+    study: Study,
     seeds: Sequence[int],
     progress: bool = True,
-    runs: Sequence[str] | None = None,
 ) -> Path:
     """Train and measure every arm for every seed; restartable, rows already in ``rows.jsonl`` are kept.
 
     Writes ``rows.jsonl``, ``README.md`` and (with matplotlib) ``acceptance.png`` into ``folder``.
-
-    Args:
-        runs: only arms that are ``trained_as`` one of these.
     """
     folder.mkdir(parents=True, exist_ok=True)
     output = GrowingJsonl(folder / "rows.jsonl")
@@ -72,13 +111,13 @@ def run_ablation(
     about = conditions()
     try:
         for seed in seeds:
-            for arm in arms(recipe):
-                if (runs is None or arm.trained_as in runs) and (arm.name, seed) not in done:
+            for arm in study.arms:
+                if (arm.name, seed) not in done:
                     output.append({**measure(recipe, target, arm, seed, progress), **about})
     finally:
         output.close()
     rows = [row for _, row in read_jsonl(folder / "rows.jsonl")]
-    (folder / "README.md").write_text(report(rows))
+    (folder / "README.md").write_text(report(rows, study))
     plot(rows, folder / "acceptance.png")
     return folder
 
@@ -101,6 +140,7 @@ def measure(recipe: Recipe, target: PreTrainedModel, arm: Arm, seed: int, progre
         "seed": seed,
         "training_steps": changed.train.steps,
         "sequences": len(trainer.training),
+        "parameters": sum(parameter.numel() for parameter in trainer.drafter.parameters()),
         **dataclasses.asdict(result),
     }
 
@@ -120,8 +160,8 @@ def by_arm(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, Mapping[str
     return table
 
 
-def report(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown table of acceptance lengths: mean and spread over seeds, kinds of prompts, gain over DFlash alone."""
+def report(rows: Sequence[Mapping[str, Any]], study: Study) -> str:
+    """Markdown table of acceptance lengths: mean and spread over seeds, kinds of prompts, gain over the baseline."""
     table, first = by_arm(rows), rows[0]
     kinds = sorted(first["by_kind"])
     lines = [
@@ -133,17 +173,17 @@ def report(rows: Sequence[Mapping[str, Any]]) -> str:
         "",
         "Means over the seeds ± their standard deviation; the gain is taken seed by seed.",
         "",
-        f"| arm | acceptance length | against DFlash alone | {' | '.join(kinds)} | seeds |",
-        f"|---|---|---|{'---|' * len(kinds)}---|",
+        f"| arm | acceptance length | against {study.baseline} | {' | '.join(kinds)} | parameters | seeds |",
+        f"|---|---|---|{'---|' * len(kinds)}---|---|",
     ]
-    base = table.get("DFlash alone", {})
+    base = table.get(study.baseline, {})
     for arm, seeds in table.items():
         gains = [100 * (row["length"] / base[seed]["length"] - 1) for seed, row in seeds.items() if seed in base]
         by_kind = " | ".join(f"{mean(row['by_kind'][kind] for row in seeds.values()):.2f}" for kind in kinds)
         length = spread([row["length"] for row in seeds.values()], ".3f")
-        lines.append(f"| {arm} | {length} | {spread(gains, '+.1f', '%')} | {by_kind} | {len(seeds)} |")
-    paper = "The paper (Qwen3-8B): without head 3.49, with head 4.19; TTT 3.80, TF 3.96, TF + curriculum 4.19."
-    return "\n".join([*lines, "", paper, ""])
+        size = f"{next(iter(seeds.values()))['parameters'] / 1e6:.2f}M"
+        lines.append(f"| {arm} | {length} | {spread(gains, '+.1f', '%')} | {by_kind} | {size} | {len(seeds)} |")
+    return "\n".join([*lines, *(["", study.note] if study.note else []), ""])
 
 
 def spread(values: Sequence[float], form: str, unit: str = "") -> str:

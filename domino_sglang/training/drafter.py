@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from transformers import PreTrainedModel
 
+from domino_sglang.head import HEAD_PREFIXES
 from domino_sglang.hf import DominoDraftConfig, DominoDraftModel
 from domino_sglang.training.recipe import DrafterRecipe, RecipeError
 
@@ -100,11 +101,12 @@ def new_drafter(recipe: DrafterRecipe, target: PreTrainedModel, seed: int) -> Do
     return drafter
 
 
-def load_weights(drafter: DominoDraftModel, source: str) -> DominoDraftModel:
+def load_weights(drafter: DominoDraftModel, source: str, head: bool = True) -> DominoDraftModel:
     """Give ``drafter`` the weights of a trained one, in place.
 
     Args:
         source: a checkpoint folder, or ``packaged``.
+        head: False leaves the Domino head as it is.
 
     Raises:
         RecipeError: the shapes differ.
@@ -115,14 +117,15 @@ def load_weights(drafter: DominoDraftModel, source: str) -> DominoDraftModel:
 
         source = str(packaged_drafter())
     trained = DominoDraftModel.from_pretrained(source, dtype=torch.float32).state_dict()
-    for name, tensor in drafter.state_dict().items():
+    wanted = {name: own for name, own in drafter.state_dict().items() if head or not name.startswith(HEAD_PREFIXES)}
+    for name, tensor in wanted.items():
         if name not in trained or trained[name].shape != tensor.shape:
             found = tuple(trained[name].shape) if name in trained else "none"
             raise RecipeError(
                 f"drafter.start_from: {source} has {name} of shape {found}, expected {tuple(tensor.shape)}; give the "
                 "recipe the sizes of that drafter"
             )
-    drafter.load_state_dict(trained)
+    drafter.load_state_dict({name: trained[name] for name in wanted}, strict=head)
     return drafter
 
 

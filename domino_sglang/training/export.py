@@ -14,7 +14,7 @@ from domino_sglang.errors import UserError
 from domino_sglang.hf import DominoDraftModel
 from domino_sglang.training.dataset import load_split
 from domino_sglang.training.drafter import PACKAGED
-from domino_sglang.training.recipe import Recipe, TrainRecipe
+from domino_sglang.training.recipe import DrafterRecipe, Recipe, TrainRecipe
 from domino_sglang.training.storage import read_jsonl
 from domino_sglang.training.workloads import WORKLOADS
 
@@ -85,7 +85,7 @@ prompts and the evaluation's maths problems are excluded by text.
 {"Teacher forcing" if train.method == "tf" else "Training-time test"}, lambda {train.lambda_start} falling to 0 over \
 {train.lambda_decay_ratio:.0%} of the steps, gamma {train.gamma}, AdamW {train.learning_rate}, \
 {train.batch_sequences} sequences of {train.anchors_per_sequence} anchors a step.{_extras(train)}\
-{_start(shape.start_from)} \
+{_start(shape)} \
 This checkpoint: step {best.get("step", "?")} of {train.steps}.
 
 | step | loss | final cross entropy | base cross entropy | accuracy |
@@ -130,10 +130,12 @@ def _extras(train: TrainRecipe) -> str:
     return f" Beside the paper's recipe, {' and '.join(said)}." if said else ""
 
 
-def _start(source: str | None) -> str:
+def _start(shape: DrafterRecipe) -> str:
+    source = shape.start_from
     if source is None:
         return ""
-    return f" The weights began as {'the drafter packaged before this one' if source == PACKAGED else f'`{source}`'}."
+    began = "the drafter packaged before this one" if source == PACKAGED else f"`{source}`"
+    return f" The weights{' of the backbone' if shape.fresh_head else ''} began as {began}."
 
 
 def _log_until(file: Path, last: int | None) -> list[dict[str, Any]]:

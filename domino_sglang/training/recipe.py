@@ -64,6 +64,7 @@ class DrafterRecipe:
         pure_draft_prefix_len: proposals without the head; ``block_size - 1`` makes a plain DFlash drafter.
         start_from: a trained drafter of the same shape to go on from, with a fresh optimiser and schedule: a folder, or
             ``packaged`` for the one in this package.
+        fresh_head: take only the backbone of ``start_from``; the head begins anew, in any size.
         init_from_target: start the layers and the final norm from the target's last layers instead of noise.
     """
 
@@ -81,6 +82,7 @@ class DrafterRecipe:
     shift_label: bool = True
     init_from_target: bool = False
     start_from: str | None = None
+    fresh_head: bool = False
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,8 @@ class Trainer:
         if not resuming:
             self.scale = measure_scale(self.training, self._context_features).to(self.world.device)
             if recipe.drafter.start_from:
-                fold_scale(load_weights(self.drafter, recipe.drafter.start_from), 1 / self.scale)
+                load_weights(self.drafter, recipe.drafter.start_from, head=not recipe.drafter.fresh_head)
+                fold_scale(self.drafter, 1 / self.scale)
         self.step_module = self.world.wrap(TrainingStep(self.drafter, self.ends, self.settings))
         self.optimizer = torch.optim.AdamW(
             self.step_module.parameters(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 
 import pytest
@@ -95,8 +96,16 @@ def test_one_command_makes_a_drafter_and_ablations_compare(recipe_file, tmp_path
     assert run(ablate_command, recipe_file, *few) == 0
     found = [json.loads(line)["arm"] for line in (tmp_path / "few" / "rows.jsonl").read_text().splitlines()]
     assert found == ["DFlash alone", "TF, lambda = 0", "TF, lambda = 0, head off"]
-    with pytest.raises(SystemExit):
+    with pytest.raises(RecipeError, match=r"--runs 'eagle': expected some of \['curriculum', 'dflash'"):
         run(ablate_command, recipe_file, "--runs", "eagle")
+
+    sizes = tmp_path / "sizes"
+    changes = ("--set", "train.steps=2", "--set", f"drafter.start_from={export}", "--out", str(sizes))
+    assert run(ablate_command, recipe_file, "--study", "head-size", "--seeds", "0", *changes) == 0
+    rows = {row["arm"]: row for row in map(json.loads, (sizes / "rows.jsonl").read_text().splitlines())}
+    whole, half = rows["GRU 8, rank 4"], rows["GRU 8, rank 2"]
+    assert len(rows) == 5
+    assert whole["parameters"] - half["parameters"] == 2 * (drafter.domino.V + drafter.domino.H + drafter.domino.G)
 
 
 def test_a_corpus_trains_without_writing_a_word(recipe_file, tmp_path, monkeypatch):
@@ -158,21 +167,33 @@ def test_the_ablation_report_is_means_and_spreads_over_seeds():
     lengths = {"TF + curriculum (Domino)": (1.5, 1.7), "DFlash alone": (1.25, 1.7)}
     rows = [
         {"arm": arm, "seed": seed, "length": length, "by_kind": {"chat": length, "maths": 2.0}, **about}
-        | {"training_steps": 7, "sequences": 9}
+        | {"training_steps": 7, "sequences": 9, "parameters": 1_500_000}
         for arm, values in lengths.items()
         for seed, length in enumerate(values)
     ]
-    said = ablation.report(rows)
+    study = ablation.Study([], "DFlash alone", "The paper found more.")
+    said = ablation.report(rows, study)
     # Gains +20% and 0%: mean 10, standard deviation sqrt(200).
-    assert "| TF + curriculum (Domino) | 1.600 ± 0.141 | +10.0% ± 14.1 | 1.60 | 2.00 | 2 |" in said
-    assert "| DFlash alone | 1.475 ± 0.318 | +0.0% ± 0.0 | 1.48 | 2.00 | 2 |" in said
-    assert "7 steps on 9 chats" in said
-    assert "| 1.500 | - |" in ablation.report(rows[:1])
+    assert "| TF + curriculum (Domino) | 1.600 ± 0.141 | +10.0% ± 14.1 | 1.60 | 2.00 | 1.50M | 2 |" in said
+    assert "| DFlash alone | 1.475 ± 0.318 | +0.0% ± 0.0 | 1.48 | 2.00 | 1.50M | 2 |" in said
+    assert "7 steps on 9 chats" in said and said.endswith("\n\nThe paper found more.\n")
+    assert "| 1.500 | - |" in ablation.report(rows[:1], study)
 
 
 def test_arms_differ_in_one_thing_each(recipe):
-    arms = {arm.name: arm for arm in ablation.arms(recipe)}
+    study = ablation.training_study(recipe)
+    arms = {arm.name: arm for arm in study.arms}
+    assert study.baseline in arms
     assert arms["DFlash alone"].drafter == {"pure_draft_prefix_len": recipe.drafter.block_size - 1}
     assert arms["the same, head off"].trained_as == arms["TF + curriculum (Domino)"].trained_as
-    assert {arm.trained_as for arm in arms.values()} == set(ablate_command.RUNS)
     assert arms["TTT, lambda = 0"].train == {"lambda_start": 0.0, "method": "ttt"}
+    assert [arm.trained_as for arm in study.only(["tf", "dflash"]).arms] == ["dflash", "tf", "tf"]
+
+
+def test_heads_of_several_sizes_stand_behind_one_backbone(recipe):
+    given = dataclasses.replace(recipe.drafter, gru_hidden_dim=8, emb_dim=4, start_from="packaged")
+    study = ablation.head_size_study(dataclasses.replace(recipe, drafter=given))
+    assert [arm.name for arm in study.arms][:2] == ["GRU 8, rank 4", "GRU 4, rank 4"] and len(study.arms) == 5
+    assert study.baseline == "GRU 8, rank 4"
+    assert all(arm.drafter["fresh_head"] and not arm.train for arm in study.arms)
+    assert not any(arm.drafter["fresh_head"] for arm in ablation.head_size_study(recipe).arms)

@@ -137,6 +137,11 @@ def test_a_trained_drafter_is_gone_on_from(chats, target, tmp_path):
     with pytest.raises(RecipeError, match="embed_proj"):
         Trainer(wider, target, tmp_path / "third", progress=False)
 
+    wider = dataclasses.replace(wider, drafter=dataclasses.replace(wider.drafter, fresh_head=True))
+    fourth = Trainer(wider, target, tmp_path / "fourth", progress=False)
+    assert fourth.evaluate(head=False) == first.evaluate(head=False)
+    assert float(fourth.drafter.embed_proj[2].weight.abs().sum()) == 0.0
+
 
 def test_plain_dflash_is_a_drafter_that_is_all_prefix(chats, target, tmp_path):
     chats = dataclasses.replace(chats, drafter=dataclasses.replace(chats.drafter, pure_draft_prefix_len=3))
