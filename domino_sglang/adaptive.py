@@ -1,9 +1,10 @@
 """Blocks of several lengths in one server: ``--speculative-adaptive``, which SGLang has for EAGLE.
 
 Drafting pays while verifying a block costs little more than decoding one token. With many requests in a batch it no
-longer does, and a shorter block, or none, serves more. SGLang's policy (``adaptive_spec_params.py``) names the number
-of proposals for each batch from its size and the recent acceptance; here is what it switches: everything in a worker
-that is sized by the block. Zero proposals is plain decoding: the drafter rests, and its KV cache is kept up to date.
+longer does, and a shorter block, or none, serves more. SGLang's policy (``adaptive_spec_params.py``, with patience:
+``patience.py``) names the number of proposals for each batch from its size and the recent acceptance; here is what it
+switches: everything in a worker that is sized by the block. Zero proposals is plain decoding: the drafter rests, and
+its KV cache is kept up to date.
 
 Requests with a ``sampling_seed`` are served with the longest block, and what they are batched with too: their text must
 not depend on how busy the server is.
@@ -19,10 +20,11 @@ from typing import Any
 
 from sglang.srt.runtime_context import get_context, get_exec, get_spec
 from sglang.srt.speculative.adaptive_runtime_state import AdaptiveController
-from sglang.srt.speculative.adaptive_spec_params import AdaptiveSpeculativeParams, resolve_candidate_steps_from_config
+from sglang.srt.speculative.adaptive_spec_params import resolve_candidate_steps_from_config
 from sglang.srt.speculative.dflash_worker_v2 import draft_pp_context, draft_tp_context
 from sglang.srt.speculative.draft_worker_common import build_block_pos_offsets, make_draft_block_spec_info
 
+from domino_sglang.patience import PatientParams
 from domino_sglang.proposer import NoProposer
 from domino_sglang.seeds import seeded_rows
 
@@ -138,7 +140,7 @@ class AdaptiveBlocks:
         self.observe: Callable[[int], None] = lambda proposals: None
         self.worker, self.draft_runner = worker, worker.draft_model_runner
         self.longest = self.speculative_num_steps = worker.block_size - 1
-        self.controller = AdaptiveController(self, AdaptiveSpeculativeParams(self.longest, config_path))
+        self.controller = AdaptiveController(self, PatientParams(self.longest, config_path))
         self._states: dict[int, BlockState] = {}
 
     def init_states(self) -> None:

@@ -20,6 +20,7 @@ TOUCH_SGLANG = {
     "upstream",
     "worker",
     "adaptive",
+    "patience",
     "choices",
     "draft_model",
     "target_head",

@@ -1,0 +1,64 @@
+"""The patient policy against SGLang's own, on made-up acceptances."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+from sglang.srt.speculative.adaptive_spec_params import AdaptiveSpeculativeParams
+
+from domino_sglang.patience import LONGEST, PatientParams
+
+INTERVAL = 5
+
+
+@pytest.fixture
+def table(tmp_path):
+    file = tmp_path / "table.json"
+    file.write_text(json.dumps({"1": {"candidate_steps": [3]}, "4": {"candidate_steps": [0, 1]}}))
+    return str(file)
+
+
+def drafted(policy, accepted: Callable[[int], int], steps: int, batch: int = 8) -> list[bool]:
+    """Whether each step of a batch drafts, when ``accepted(step)`` of its proposals are right."""
+    found = []
+    for step in range(steps):
+        proposals = policy.get_steps_for_batch(batch)
+        found.append(proposals > 0)
+        policy.on_verify_complete([min(proposals, accepted(step))] * batch, batch)
+    return found
+
+
+def test_where_drafting_never_pays_it_is_hardly_tried(table):
+    upstream, patient = (
+        drafted(kind(3, table), lambda _: 0, 2000) for kind in (AdaptiveSpeculativeParams, PatientParams)
+    )
+    assert sum(upstream) / 2000 == pytest.approx(0.5, abs=0.02)
+    assert sum(patient) / 2000 < 0.06
+
+
+def test_every_rest_is_twice_the_one_before_up_to_the_longest(table):
+    found = "".join("d" if step else "r" for step in drafted(PatientParams(3, table), lambda _: 0, 3000))
+    rests = [len(rest) // INTERVAL for rest in found.split("d") if rest][:-1]
+    assert rests[:8] == [1, 2, 4, 8, 16, LONGEST, LONGEST, LONGEST]
+    assert all(len(probe) == INTERVAL for probe in found.lstrip("d").split("r") if probe)
+
+
+def test_where_drafting_pays_nothing_differs(table):
+    assert all(drafted(PatientParams(3, table), lambda _: 1, 500))
+
+
+def test_drafting_comes_back_when_it_pays_again_and_is_forgiven(table):
+    policy = PatientParams(3, table)
+    assert not drafted(policy, lambda _: 0, 600)[-1]
+    later = drafted(policy, lambda _: 1, (LONGEST + 2) * INTERVAL)
+    assert later[-1], "one longest rest and one probe later it drafts"
+    again = "".join("d" if step else "r" for step in drafted(policy, lambda _: 0, 40))
+    assert again.strip("d").split("d")[0] == "r" * INTERVAL, "the first rest is short again"
+
+
+def test_entries_are_patient_on_their_own(table):
+    policy = PatientParams(3, table)
+    drafted(policy, lambda _: 0, 600)
+    assert all(drafted(policy, lambda _: 0, 50, batch=2)), "the entry of small batches has no plain decoding"
