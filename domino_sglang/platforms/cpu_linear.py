@@ -8,12 +8,14 @@ than a single token. With the weights packed beforehand it costs no more, which 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from sglang.srt.layers.quantization.base_config import QuantizeMethodBase
 from sglang.srt.layers.quantization.unquant import UnquantizedEmbeddingMethod, UnquantizedLinearMethod
+from sglang.srt.models.dflash import DFlashAttention, DFlashDraftModel
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +82,31 @@ def pack_linear_layers(model: torch.nn.Module) -> None:
         if can_pack(weight.dtype):
             setattr(module, "quant_method", packed)  # noqa: B010
             packed_bytes += weight.nbytes
+    if isinstance(model, DFlashDraftModel):
+        _pack_context_projections(model)
     logger.info("%s: %.1f MB of weights packed for oneDNN", type(model).__name__, packed_bytes / 1e6)
+
+
+def _pack_context_projections(drafter: DFlashDraftModel) -> None:
+    """What a drafter computes from every committed token, drafting or not: its context feature, and K and V of it."""
+    if type(drafter.fc) is torch.nn.Linear and can_pack(drafter.fc.weight.dtype):
+        fc, packed = drafter.fc, PackedWeight()
+        setattr(fc, "forward", lambda x: packed.linear(x, fc.weight, fc.bias))  # noqa: B010
+    for module in drafter.modules():
+        if isinstance(module, DFlashAttention) and type(module.qkv_proj.quant_method) is PackedLinearMethod:
+            setattr(module, "kv_proj_only", _packed_kv_projection(module))  # noqa: B010
+
+
+def _packed_kv_projection(attention: DFlashAttention) -> Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+    layer, packed = attention.qkv_proj, PackedWeight()
+    rows = slice(attention.q_size, attention.q_size + 2 * attention.kv_size)
+
+    def kv_proj_only(hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        bias = None if layer.bias is None else layer.bias[rows]
+        k, v = packed.linear(hidden_states, layer.weight[rows], bias).split(attention.kv_size, dim=-1)
+        return k, v if attention.v_scale is None else v * attention.v_scale
+
+    return kv_proj_only
 
 
 def can_pack(dtype: torch.dtype) -> bool:

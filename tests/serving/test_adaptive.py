@@ -27,6 +27,7 @@ def adaptive(target, tmp_path_factory):
         *("--model-path", str(target), "--served-model-name", MODEL, "--dtype", "float32", "--enable-metrics"),
         *("--max-total-tokens", "8192", "--max-running-requests", "16"),
         *("--speculative-algorithm", "DOMINO", "--speculative-draft-model-path", str(packaged_drafter())),
+        *("--speculative-num-draft-tokens", "6"),
         *("--speculative-adaptive", "--speculative-adaptive-config", str(table)),
     ]
     with ServerProcess(flags, folder / "server.log", env={"HF_HUB_OFFLINE": "1"}) as server:

@@ -8,6 +8,7 @@ import pytest
 import sglang  # noqa: F401  (SGLang resolves its platform at import, and that imports the module under test)
 import torch
 from sglang.srt.layers.quantization.unquant import UnquantizedEmbeddingMethod, UnquantizedLinearMethod
+from sglang.srt.models.dflash import DFlashAttention, DFlashDraftModel
 from torch import nn
 
 from domino_sglang.platforms.cpu_linear import PackedHeadMethod, PackedLinearMethod, can_pack, pack_linear_layers
@@ -94,6 +95,24 @@ def test_a_model_keeps_its_weights_and_its_quantised_layers():
     assert type(head) is PackedHeadMethod
     assert_product(head.apply(model.lm_head, x).detach(), x, model.lm_head.weight)
     assert torch.equal(head.embedding(model.embed_tokens, ids), model.embed_tokens.weight[ids])
+
+
+@pytest.mark.parametrize(("bias", "v_scale"), [(False, None), (True, 0.5)])
+def test_a_drafters_context_projections_equal_upstreams(bias, v_scale):
+    attention, drafter = (cls.__new__(cls) for cls in (DFlashAttention, DFlashDraftModel))
+    for module in (attention, drafter):
+        nn.Module.__init__(module)
+    attention.q_size, attention.kv_size, attention.v_scale = 48, 16, v_scale
+    attention.qkv_proj = nn.Linear(32, 80, bias=bias).requires_grad_(False)
+    attention.qkv_proj.quant_method = UnquantizedLinearMethod()
+    drafter.attention, drafter.fc = attention, nn.Linear(160, 32, bias=bias).requires_grad_(False)
+    features, hidden = torch.randn(7, 160), torch.randn(7, 32)
+    plain = drafter.fc(features), *attention.kv_proj_only(hidden)
+    pack_linear_layers(drafter)
+    assert "kv_proj_only" in vars(attention) and "forward" in vars(drafter.fc)
+    torch.testing.assert_close((drafter.fc(features), *attention.kv_proj_only(hidden)), plain)
+    attention.qkv_proj.weight.copy_(torch.randn(80, 32))
+    torch.testing.assert_close(attention.kv_proj_only(hidden), DFlashAttention.kv_proj_only(attention, hidden))
 
 
 def test_an_untied_embedding_is_not_packed():
