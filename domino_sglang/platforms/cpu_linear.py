@@ -83,18 +83,26 @@ def pack_linear_layers(model: torch.nn.Module) -> None:
             setattr(module, "quant_method", packed)  # noqa: B010
             packed_bytes += weight.nbytes
     if isinstance(model, DFlashDraftModel):
-        _pack_context_projections(model)
+        packed_bytes += _pack_context_projections(model)
     logger.info("%s: %.1f MB of weights packed for oneDNN", type(model).__name__, packed_bytes / 1e6)
 
 
-def _pack_context_projections(drafter: DFlashDraftModel) -> None:
-    """What a drafter computes from every committed token, drafting or not: its context feature, and K and V of it."""
+def _pack_context_projections(drafter: DFlashDraftModel) -> int:
+    """What a drafter computes from every committed token, drafting or not: its context feature, and K and V of it.
+
+    Returns:
+        Bytes packed.
+    """
+    packed_bytes = 0
     if type(drafter.fc) is torch.nn.Linear and can_pack(drafter.fc.weight.dtype):
         fc, packed = drafter.fc, PackedWeight()
         setattr(fc, "forward", lambda x: packed.linear(x, fc.weight, fc.bias))  # noqa: B010
+        packed_bytes += fc.weight.nbytes
     for module in drafter.modules():
         if isinstance(module, DFlashAttention) and type(module.qkv_proj.quant_method) is PackedLinearMethod:
             setattr(module, "kv_proj_only", _packed_kv_projection(module))  # noqa: B010
+            packed_bytes += module.qkv_proj.weight[module.q_size :].nbytes
+    return packed_bytes
 
 
 def _packed_kv_projection(attention: DFlashAttention) -> Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:

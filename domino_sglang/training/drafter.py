@@ -125,7 +125,7 @@ def load_weights(drafter: DominoDraftModel, source: str, head: bool = True) -> D
                 f"drafter.start_from: {source} has {name} of shape {found}, expected {tuple(tensor.shape)}; give the "
                 "recipe the sizes of that drafter"
             )
-    drafter.load_state_dict({name: trained[name] for name in wanted}, strict=head)
+    drafter.load_state_dict(trained if head else {name: trained[name] for name in wanted}, strict=head)
     return drafter
 
 
