@@ -13,13 +13,13 @@ from domino_sglang.training.options import add_recipe_arguments, load_recipe, lo
 
 logger = logging.getLogger(__name__)
 
-STUDIES = ("training", "head-size")
+STUDIES = ("ablation", "head-size")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_recipe_arguments(parser)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="training seeds (default: 0 1 2)")
-    parser.add_argument("--study", choices=STUDIES, default="training", help="what differs (default: training)")
+    parser.add_argument("--study", choices=STUDIES, default="ablation", help="what differs: training or head size")
     parser.add_argument("--runs", nargs="+", metavar="RUN", help="train only these, e.g. dflash tf (default: all)")
     parser.add_argument("--out", help="folder for rows, table and plot (default: a new one in benchmarks/results)")
 
@@ -33,11 +33,10 @@ def run(args: argparse.Namespace) -> int:
     from domino_sglang.training.ablation import head_size_study, run_ablation, training_study
 
     recipe = load_recipe(args)
-    study = (training_study if args.study == "training" else head_size_study)(recipe)
+    study = {"ablation": training_study, "head-size": head_size_study}[args.study](recipe)
     if args.runs:
         study = study.only(args.runs)
     target, _ = load_target(recipe, not args.no_progress)
-    what = "ablation" if args.study == "training" else args.study
-    folder = Path(args.out or RESULTS / f"{date.today():%Y-%m-%d}-{slug(hardware())}-{what}")
+    folder = Path(args.out or RESULTS / f"{date.today():%Y-%m-%d}-{slug(hardware())}-{args.study}")
     logger.info("results in %s", run_ablation(recipe, target, folder, study, args.seeds, not args.no_progress))
     return 0

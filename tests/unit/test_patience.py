@@ -16,7 +16,7 @@ INTERVAL = 5
 @pytest.fixture
 def table(tmp_path):
     file = tmp_path / "table.json"
-    file.write_text(json.dumps({"1": {"candidate_steps": [3]}, "4": {"candidate_steps": [0, 1]}}))
+    file.write_text(json.dumps({"1": {"candidate_steps": [0, 3]}, "4": {"candidate_steps": [0, 1]}}))
     return str(file)
 
 
@@ -60,5 +60,6 @@ def test_drafting_comes_back_when_it_pays_again_and_is_forgiven(table):
 
 def test_entries_are_patient_on_their_own(table):
     policy = PatientParams(3, table)
-    drafted(policy, lambda _: 0, 600)
-    assert all(drafted(policy, lambda _: 0, 50, batch=2)), "the entry of small batches has no plain decoding"
+    assert not drafted(policy, lambda _: 0, 600)[-1]
+    small = "".join("d" if step else "r" for step in drafted(policy, lambda _: 0, 60, batch=2))
+    assert small.strip("d").split("d")[0] == "r" * INTERVAL, "its own first rest is short"
