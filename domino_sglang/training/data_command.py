@@ -38,6 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     pack.add_argument("--out", required=True, help="file to write, NAME.jsonl.xz")
     features = actions.add_parser("features", help="cache the target's hidden states of all responses")
     add_recipe_arguments(features)
+    features.add_argument(
+        "--whole-loops",
+        action="store_true",
+        help="also write out greedy responses that were cut in a loop, as far as the target itself goes on with it",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -51,7 +56,8 @@ def run(args: argparse.Namespace) -> int:
 
         target, _ = load_target(recipe, progress, recipe.data.target_dtype)
         layers = recipe.cached_layers(target.config.get_text_config().num_hidden_layers)
-        write_features(target, recipe.data_dir, layers, progress=progress)
+        whole_loops = recipe.data.max_new_tokens if args.whole_loops else 0
+        write_features(target, recipe.data_dir, layers, whole_loops=whole_loops, progress=progress)
         return 0
     if args.data_action == "join":
         from domino_sglang.training.join import join_responses

@@ -27,6 +27,25 @@ def loop_start(
     return None
 
 
+def looped_on(ids: Sequence[int], length: int, max_period: int = MAX_PERIOD) -> list[int]:
+    """``ids`` continued to ``length`` tokens as if their last ones went on in a loop: a guess, for the target to check.
+
+    The period is the one that explains most of the last tokens, the shortest of equals.
+    """
+    ids = list(ids)
+
+    def explained(period: int) -> int:
+        place = len(ids) - 1
+        while place >= period and ids[place] == ids[place - period]:
+            place -= 1
+        return len(ids) - 1 - place
+
+    period = max(range(1, min(max_period, len(ids)) + 1), key=explained)
+    while len(ids) < length:
+        ids.append(ids[-period])
+    return ids
+
+
 def repetition(ids: Sequence[int], n: int = 4) -> float:
     """Share of n-grams that occurred before in the text, 0 to 1."""
     grams = [tuple(ids[i : i + n]) for i in range(len(ids) - n + 1)]

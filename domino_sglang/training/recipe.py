@@ -31,6 +31,8 @@ class DataRecipe:
         greedy_share: share of responses drawn at temperature 0; the rest at ``temperature``.
         max_prompt_tokens, max_new_tokens: longer prompts are dropped, longer responses cut.
         cache_features: keep the target's hidden states on disk (2 * K * H bytes a token); else training recomputes.
+        cut_loops: a response that repeats itself ends soon after; else it goes on to its last token, as it would for a
+            user. A drafter must have read loops to draft them well.
         slots: sequences decoded together.
         target_dtype: of the target while it writes (``auto``: its checkpoint's); hidden states are cached in float16.
         exclude_files: prompts that must not be trained on (text or JSONL); the evaluation's own are excluded
@@ -47,6 +49,7 @@ class DataRecipe:
     max_prompt_tokens: int = 256
     max_new_tokens: int = 192
     cache_features: bool = True
+    cut_loops: bool = True
     slots: int = 64
     target_dtype: str = "auto"
     exclude_files: tuple[str, ...] = ()

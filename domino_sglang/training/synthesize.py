@@ -234,6 +234,7 @@ def write_responses(
         max_length=recipe.max_prompt_tokens + recipe.max_new_tokens,
         stop_ids=stop_ids(target, tokenizer),
         capture_layers=layers,
+        cut_loops=recipe.cut_loops,
     )
 
     def requests() -> Iterator[Request]:
@@ -253,7 +254,7 @@ def write_responses(
     try:
         with tqdm(total=len(prompts), initial=len(answered), desc="responses", disable=not progress) as bar:
             for done in generator.run(requests()):
-                row = response_row(done, prompts[done.request.index], chat)
+                row = response_row(done, prompts[done.request.index], chat, recipe.cut_loops)
                 if features is not None and done.features is not None:
                     row["features"] = features.append(done.features[: _stored(row)].numpy())
                 output.append(row)
@@ -272,10 +273,10 @@ def _stored(row: dict[str, Any]) -> int:
     return len(row["prompt_ids"]) + len(row["response_ids"]) - 1
 
 
-def response_row(done: Completion, prompt: dict[str, Any], chat: Chat) -> dict[str, Any]:
+def response_row(done: Completion, prompt: dict[str, Any], chat: Chat, cut_loops: bool = True) -> dict[str, Any]:
     """What is kept of a completion; a loop is cut :data:`LOOP_TOKENS_KEPT` tokens after it began."""
     ids = list(done.ids)
-    start = loop_start(ids)
+    start = loop_start(ids) if cut_loops else None
     if start is not None:
         ids = ids[: start + LOOP_TOKENS_KEPT]
     return {

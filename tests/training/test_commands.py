@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import lzma
 
 import pytest
 import yaml
@@ -122,9 +123,18 @@ def test_a_corpus_trains_without_writing_a_word(recipe_file, tmp_path, monkeypat
     assert [[json.loads(a)[k] for k in kept] for a in unpacked] == [[json.loads(b)[k] for k in kept] for b in written]
     assert all(json.loads(line)["features"] is not None for line in unpacked)
 
-    changes = ("--set", f"work_dir={tmp_path / 'features'}", "--set", f"data.corpus={corpus}")
-    assert run(data_command, "features", recipe_file, *changes) == 0
+    cut = [json.loads(line) for line in written]
+    first = next(row for row in cut if row["temperature"] == 0 and len(row["response_ids"]) > 3)
+    first.update(finish="loop", response_ids=first["response_ids"][:3])
+    with lzma.open(tmp_path / "cut.jsonl.xz", "wt") as stream:
+        stream.writelines(json.dumps(row) + "\n" for row in cut)
+    changes = ("--set", f"work_dir={tmp_path / 'features'}", "--set", f"data.corpus={tmp_path / 'cut.jsonl.xz'}")
+    assert run(data_command, "features", recipe_file, "--whole-loops", *changes) == 0
     assert (tmp_path / "features" / "data" / "features.f16").is_file()
+    lines = (tmp_path / "features" / "data" / "responses.jsonl").read_text().splitlines()
+    longer = next(row for row in map(json.loads, lines) if row["id"] == first["id"])
+    original = next(row for row in map(json.loads, written) if row["id"] == first["id"])
+    assert longer["response_ids"][:4] == original["response_ids"][:4]
 
     assert sum(1 for _ in unpack_corpus(str(corpus), tmp_path / "few", 3).open()) == 3
     changes = (

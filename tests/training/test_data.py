@@ -20,9 +20,10 @@ from domino_sglang.demo import prepare_target
 from domino_sglang.training import synthesize as synthesize_module
 from domino_sglang.training.corpus import CORPORA
 from domino_sglang.training.dataset import load_split
+from domino_sglang.training.generate import Completion, Request
 from domino_sglang.training.prompts import MATHS_SEED, Excluded, draw_openings, excluded_prompts, normalised
 from domino_sglang.training.storage import DataError, GrowingJsonl, chat_messages, map_features, read_jsonl
-from domino_sglang.training.synthesize import Chat, write_prompts, write_responses
+from domino_sglang.training.synthesize import LOOP_TOKENS_KEPT, Chat, response_row, write_prompts, write_responses
 
 
 def chats_file(path, texts):
@@ -44,6 +45,14 @@ def synthesize(target, tokenizer, data, folder, layers=(0, 2)):
 
 def rows(folder):
     return {row["id"]: row for _, row in read_jsonl(folder / "responses.jsonl")}
+
+
+@pytest.mark.parametrize(("cut_loops", "kept"), [(True, 2 + LOOP_TOKENS_KEPT), (False, 122)])
+def test_a_loop_is_cut_soon_or_kept_whole(tokenizer, cut_loops, kept):
+    done = Completion(Request(3, (5, 6), 122, 0.0, 1), [7, 8] + [9, 10, 11] * 40, "length", None)
+    row = response_row(done, {"messages": [{"role": "user", "content": "Go on"}]}, Chat(tokenizer), cut_loops)
+    assert row["response_ids"] == done.ids[:kept]
+    assert row["finish"] == ("loop" if cut_loops else "length")
 
 
 def test_responses_are_the_targets_own_and_a_restart_continues(target, tokenizer, data, tmp_path):

@@ -7,7 +7,7 @@ import torch
 
 from domino_sglang.training import generate
 from domino_sglang.training.generate import Request, SlotGenerator
-from domino_sglang.training.loops import loop_start, repetition
+from domino_sglang.training.loops import loop_start, looped_on, repetition
 
 
 def requests(temperature: float, count: int = 5) -> list[Request]:
@@ -75,3 +75,10 @@ def test_loops_are_found_and_honest_repetition_is_not():
     assert loop_start(list(range(40)) + [5] * 48) == 40
     assert loop_start(list(range(200))) is None
     assert repetition([1, 2, 3, 4, 1, 2, 3, 4]) == pytest.approx(0.2)
+
+
+def test_a_loop_is_continued_by_its_period():
+    assert looped_on([9, 8, 1, 2, 3, 1, 2, 3], 12) == [9, 8, 1, 2, 3, 1, 2, 3, 1, 2, 3, 1]
+    assert looped_on([1, 2, 5, 5, 5], 8) == [1, 2, 5, 5, 5, 5, 5, 5]
+    assert looped_on([1, 2, 1, 1, 2, 1], 8) == [1, 2, 1, 1, 2, 1, 1, 2]  # period 3 explains more than 1 does
+    assert looped_on([4, 5, 4, 5], 3) == [4, 5, 4, 5]
