@@ -141,9 +141,26 @@ def test_no_evaluation_prompt_in_the_packaged_corpus():
 
     evaluated = next(iter(read_problems().values()))["prompt"]
     assert user_turn(chat.prompt_ids([{"role": "user", "content": evaluated}])) in excluded
-    with lzma.open(CORPORA / "smollm2-135m.jsonl.xz", "rt") as rows:
-        turns = [user_turn(json.loads(row)["prompt_ids"]) for row in rows]
+    turns = [user_turn(row["prompt_ids"]) for row in packaged("smollm2-135m")]
     assert len(turns) > 50_000 and not [turn for turn in turns if turn in excluded]
+
+
+def packaged(corpus):
+    with lzma.open(CORPORA / f"{corpus}.jsonl.xz", "rt") as rows:
+        yield from map(json.loads, rows)
+
+
+def test_the_corpus_of_whole_loops_continues_chats_of_the_other():
+    cut = {row["id"]: row for row in packaged("smollm2-135m")}
+    whole = list(packaged("smollm2-135m-loops"))
+    longer = 0
+    for row in whole:
+        before = cut[row["id"]]
+        assert row["prompt_ids"] == before["prompt_ids"]
+        assert row["response_ids"][: len(before["response_ids"])] == before["response_ids"]
+        longer += len(row["response_ids"]) > len(before["response_ids"])
+        assert before["finish"] == "loop" or row == before
+    assert len(whole) == 5_998 and longer == 2_925
 
 
 def test_excluded_prompts_from_a_file_never_reach_the_data(target, tokenizer, data, tmp_path):
