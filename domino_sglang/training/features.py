@@ -40,7 +40,7 @@ def write_features(
 
     Args:
         whole_loops: greedy responses that were cut in a loop are continued to so many tokens, as far as the target
-            would have written the same; 0 leaves them.
+            would have written the same; 0 leaves them. Token ids change, the text in ``messages`` does not.
 
     Raises:
         DataError: malformed rows, or a disk that is full.
@@ -91,7 +91,7 @@ def _keep_own(target: PreTrainedModel, row: dict[str, Any], sure: int, states: t
     chosen = target.get_output_embeddings()(states[first : first + len(guess)]).argmax(-1)
     agreed = int((chosen == guess).long().cumprod(0).sum())
     row["response_ids"] = row["response_ids"][:sure] + chosen[: agreed + 1].tolist()
-    row["finish"] = "loop" if agreed < len(guess) else "length"
+    row["finish"] = "length"  # no loop any more: running again must not guess behind its end
 
 
 def _example(row: dict) -> Example:

@@ -42,7 +42,9 @@ def test_whole_loops_are_what_the_target_writes(recipe, target, monkeypatch):
     assert [row["response_ids"] for row in after] == [
         row["response_ids"][:n] for row, n in zip(whole, lengths, strict=True)
     ]
-    assert [row["finish"] for row in after] == ["length", "loop", "loop", "loop"]
+    features.write_features(target, recipe.data_dir, layers, whole_loops=20, progress=False)
+    assert [json.loads(line) for line in file.read_text().splitlines()] == after, "a second time changes nothing"
+    assert [row["finish"] for row in after] == ["length", "length", "length", "loop"]
     stored = map_features(recipe.data_dir / "features.f16", len(layers) * target.config.hidden_size)
     assert len(stored) == sum(len(row["prompt_ids"]) + len(row["response_ids"]) - 1 for row in after)
     for row in after:
