@@ -4,7 +4,7 @@ Drafting pays while verifying a block costs little more than decoding one token.
 longer does, and a shorter block, or none, serves more. SGLang's policy (``adaptive_spec_params.py``, with patience:
 ``patience.py``) names the number of proposals for each batch from its size and the recent acceptance; here is what it
 switches: everything in a worker that is sized by the block. Zero proposals is plain decoding: the drafter rests, and
-its KV cache is kept up to date.
+its KV cache is brought up to date before it is read again (``late_context.py``).
 
 Requests with a ``sampling_seed`` are served with the longest block, and what they are batched with too: their text must
 not depend on how busy the server is.
@@ -24,6 +24,7 @@ from sglang.srt.speculative.adaptive_spec_params import resolve_candidate_steps_
 from sglang.srt.speculative.dflash_worker_v2 import draft_pp_context, draft_tp_context
 from sglang.srt.speculative.draft_worker_common import build_block_pos_offsets, make_draft_block_spec_info
 
+from domino_sglang.late_context import LateContext
 from domino_sglang.patience import PatientParams
 from domino_sglang.proposer import NoProposer
 from domino_sglang.seeds import seeded_rows
@@ -134,11 +135,13 @@ class AdaptiveBlocks:
     Attributes:
         observe: called with the number of proposals of every decode step.
         speculative_num_steps: proposals in force.
+        context: of steps without proposals; None where SGLang copies the draft KV cache to the host behind our back
+            (``--enable-hierarchical-cache``), and nothing may be missing from it.
     """
 
-    def __init__(self, worker: Any, config_path: str):
+    def __init__(self, worker: Any, config_path: str, context: LateContext | None):
         self.observe: Callable[[int], None] = lambda proposals: None
-        self.worker, self.draft_runner = worker, worker.draft_model_runner
+        self.worker, self.draft_runner, self.context = worker, worker.draft_model_runner, context
         self.longest = self.speculative_num_steps = worker.block_size - 1
         self.controller = AdaptiveController(self, PatientParams(self.longest, config_path))
         self._states: dict[int, BlockState] = {}
@@ -162,6 +165,8 @@ class AdaptiveBlocks:
             self.apply_runtime_state(self._states[self.longest])
         else:
             self.controller.activate_step_by_batch(len(reqs))
+        if self.context is not None:
+            self.context.turn_to([req.rid for req in reqs] if self.speculative_num_steps == 0 else [])
         self.observe(self.speculative_num_steps)
 
     def settle(self, accepted: list[int], batch_size: int) -> None:

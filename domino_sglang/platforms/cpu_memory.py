@@ -43,11 +43,11 @@ def assign_req_to_token_pool(
 
     Source: ``sglang.srt.mem_cache.allocation.assign_req_to_token_pool_func``.
     """
-    lengths = (end_offset - start_offset).to(torch.int64)[:batch_size]
-    rows = torch.repeat_interleave(req_pool_indices[:batch_size].to(torch.int64), lengths)
-    first = torch.repeat_interleave(torch.cumsum(lengths, 0) - lengths, lengths)
-    columns = torch.arange(rows.numel()) - first + torch.repeat_interleave(start_offset[:batch_size], lengths)
-    req_to_token[rows, columns] = out_cache_loc[: rows.numel()].to(req_to_token.dtype)
+    spans = zip(req_pool_indices.tolist(), start_offset.tolist(), end_offset.tolist(), strict=True)
+    taken = 0
+    for row, first, end in list(spans)[:batch_size]:
+        req_to_token[row, first:end] = out_cache_loc[taken : taken + end - first]
+        taken += end - first
 
 
 def make_record_stream_harmless() -> None:

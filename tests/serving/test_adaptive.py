@@ -63,6 +63,22 @@ def test_a_lone_request_has_the_long_block(adaptive, ar):
     assert reply["meta_info"]["spec_accept_length"] > 1
 
 
+def test_a_drafter_that_has_rested_knows_what_was_written_meanwhile(adaptive, ar):
+    """It drafts as it does for the same tokens in a prompt."""
+    prompt, resting, drafting = ar.chat_ids(code(3)[2]), 40, 48
+    text = ar.ids(prompt, {"max_new_tokens": resting + drafting, "ignore_eos": True})
+    before = steps_by_length(adaptive)
+    adaptive.ids([*prompt, *text[:resting]], {"max_new_tokens": drafting, "ignore_eos": True})
+    expected = steps_by_length(adaptive)
+    crowd = [(ar.chat_ids(prompt), {"max_new_tokens": resting, "ignore_eos": True}) for prompt in chat(7)]
+    long = (prompt, {"max_new_tokens": resting + drafting, "ignore_eos": True})
+    assert adaptive.each([*crowd, long], concurrency=8)[-1] == text
+    after = steps_by_length(adaptive)
+    assert after[0] - expected[0] >= resting - 8
+    # Where the rest begins and ends depends on when the requests arrive.
+    assert abs((after[5] - expected[5]) - (expected[5] - before[5])) <= 4
+
+
 def test_logprobs_without_proposals_are_the_targets(adaptive, ar):
     asked = [(ar.chat_ids(prompt), {"max_new_tokens": 12, "ignore_eos": True}) for prompt in chat(7)]
     prompt = ar.chat_ids("Name three rivers.")

@@ -43,6 +43,7 @@ NEVER_REACH_SGLANG = (
     "penalties",
     "resumed",
     "seeds",
+    "late_context",
     "cli",
     "inspect_checkpoint",
     "server_process",
