@@ -160,7 +160,7 @@ def test_the_corpus_of_whole_loops_continues_chats_of_the_other():
         assert row["response_ids"][: len(before["response_ids"])] == before["response_ids"]
         longer += len(row["response_ids"]) > len(before["response_ids"])
         assert before["finish"] == "loop" or row == before
-    assert len(whole) == 5_998 and longer == 2_925
+    assert len(whole) == 12_025 and longer == 5_328
 
 
 def test_excluded_prompts_from_a_file_never_reach_the_data(target, tokenizer, data, tmp_path):
