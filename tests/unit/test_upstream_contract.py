@@ -85,6 +85,7 @@ OVERRIDDEN = {
     "_measure_sampling_peak": ["self", "candidates", "target_logits", "sampling_info"],
     "_greedy_sample_from_vocab_parallel_head": ["self", "hidden_states", "lm_head", "chunk_size"],
     "_can_skip_verify_logits": ["self", "batch", "sampling_info"],
+    "_append_target_hidden_to_draft_kv_by_loc": ["self", "target_hidden", "cache_loc", "positions"],
     "_accept_block": [
         "self",
         "candidates",
