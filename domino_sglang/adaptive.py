@@ -135,16 +135,20 @@ class AdaptiveBlocks:
     Attributes:
         observe: called with the number of proposals of every decode step.
         speculative_num_steps: proposals in force.
-        context: of steps without proposals; None where SGLang copies the draft KV cache to the host behind our back
-            (``--enable-hierarchical-cache``), and nothing may be missing from it.
+        context: of the steps without proposals.
     """
 
-    def __init__(self, worker: Any, config_path: str, context: LateContext | None):
+    def __init__(self, worker: Any, config_path: str, context: LateContext):
         self.observe: Callable[[int], None] = lambda proposals: None
         self.worker, self.draft_runner, self.context = worker, worker.draft_model_runner, context
         self.longest = self.speculative_num_steps = worker.block_size - 1
         self.controller = AdaptiveController(self, PatientParams(self.longest, config_path))
         self._states: dict[int, BlockState] = {}
+
+    @property
+    def resting(self) -> bool:
+        """Whether the steps in force are plain decoding."""
+        return self.speculative_num_steps == 0
 
     def init_states(self) -> None:
         """Build every candidate's state; the worker's own, with the longest block, is there already."""
@@ -165,8 +169,7 @@ class AdaptiveBlocks:
             self.apply_runtime_state(self._states[self.longest])
         else:
             self.controller.activate_step_by_batch(len(reqs))
-        if self.context is not None:
-            self.context.turn_to([req.rid for req in reqs] if self.speculative_num_steps == 0 else [])
+        self.context.turn_to([req.rid for req in reqs] if self.resting else [])
         self.observe(self.speculative_num_steps)
 
     def settle(self, accepted: list[int], batch_size: int) -> None:

@@ -23,10 +23,10 @@ class LateContext:
 
     Args:
         write: takes context features ``[N, F]``, KV slots and positions (int64 ``[N]``) to the draft KV cache.
-        max_bytes: of features that wait; steps that would soon reach it are not made to wait at all.
+        max_bytes: of features that wait; steps that would soon reach it are not made to wait at all, with 0 none is.
     """
 
-    def __init__(self, write: Write, max_bytes: int = MAX_BYTES):
+    def __init__(self, write: Write, max_bytes: int):
         self.write, self.max_bytes = write, max_bytes
         self._waiting: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         self._bytes = 0

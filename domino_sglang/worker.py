@@ -15,7 +15,7 @@ from sglang.srt.speculative.spec_tp_sync import SpecTpSyncSite
 from domino_sglang.adaptive import AdaptiveBlocks
 from domino_sglang.devices import runs_triton
 from domino_sglang.first_token import SeededFirstToken
-from domino_sglang.late_context import LateContext
+from domino_sglang.late_context import MAX_BYTES, LateContext
 from domino_sglang.metrics import count_blocks, count_positions
 from domino_sglang.penalties import BlockPenalties, TokenLedger, count_of, forbid_early_stop
 from domino_sglang.proposer import Proposer, TorchProposer
@@ -51,8 +51,10 @@ class DominoWorker(DFlashWorkerV2):
         settled = resolving_view(server_args)
         self.adaptive = None
         if settled.speculative_adaptive:
-            late = None if settled.enable_hierarchical_cache else LateContext(self._write_context)
-            self.adaptive = AdaptiveBlocks(self, settled.speculative_adaptive_config, late)
+            # SGLang copies a hierarchical cache to the host when it likes: nothing may be missing from it.
+            waiting = 0 if settled.enable_hierarchical_cache else MAX_BYTES
+            context = LateContext(self._write_context, waiting)
+            self.adaptive = AdaptiveBlocks(self, settled.speculative_adaptive_config, context)
         if settled.enable_metrics:
             self._measure(settled.served_model_name or settled.model_path)
         self._batch = None
@@ -103,20 +105,13 @@ class DominoWorker(DFlashWorkerV2):
         if self.adaptive is not None:
             self.adaptive.settle(num_correct_drafts_per_req, batch_size)
 
-    def _late_context(self) -> LateContext | None:
-        """Where a step of plain decoding leaves its context features; None where they are written at once."""
-        if self.adaptive is None or self.adaptive.speculative_num_steps > 0:
-            return None
-        return self.adaptive.context
-
     def _append_target_hidden_to_draft_kv_by_loc(self, *, target_hidden, cache_loc, positions, **kwargs):
-        late = self._late_context() if self._batch is not None else None
-        if late is not None:
-            late.add(target_hidden, cache_loc, positions)
-        else:
-            super()._append_target_hidden_to_draft_kv_by_loc(
-                target_hidden=target_hidden, cache_loc=cache_loc, positions=positions, **kwargs
-            )
+        if self._batch is not None and self.adaptive is not None and self.adaptive.resting:
+            self.adaptive.context.add(target_hidden, cache_loc, positions)
+            return
+        super()._append_target_hidden_to_draft_kv_by_loc(
+            target_hidden=target_hidden, cache_loc=cache_loc, positions=positions, **kwargs
+        )
 
     def _write_context(self, features: torch.Tensor, slots: torch.Tensor, positions: torch.Tensor) -> None:
         super()._append_target_hidden_to_draft_kv_by_loc(target_hidden=features, cache_loc=slots, positions=positions)
@@ -129,7 +124,7 @@ class DominoWorker(DFlashWorkerV2):
         return self._decode(batch, *args, **kwargs)
 
     def _prefill(self, batch, *args, **kwargs):
-        if self.adaptive is not None and self.adaptive.context is not None:
+        if self.adaptive is not None:
             self.adaptive.context.flush()
         # The last requests of a mixed batch are already decoding, and decode one token here.
         decoding = len(batch.decoding_reqs) if batch.forward_mode.is_mixed() else 0
