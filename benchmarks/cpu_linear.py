@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from transformers import AutoConfig
 
 from domino_sglang.demo.target import prepare_target
-from domino_sglang.environment import hardware, versions
-from domino_sglang.platforms.cpu_linear import PackedWeight
+from domino_sglang.measure.environment import hardware, versions
+from domino_sglang.serving.cpu.linear import PackedWeight
 
 ROWS = (1, 2, 6, 8, 24, 48)
 

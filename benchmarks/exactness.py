@@ -152,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{'all tokens identical' if not failed else f'{failed} outputs differ'}\n"
     )
     if args.json is not None:
-        from domino_sglang.environment import hardware, versions
+        from domino_sglang.measure.environment import hardware, versions
 
         command = " ".join(["python", "benchmarks/exactness.py", *(sys.argv[1:] if argv is None else argv)])
         result |= {"hardware": hardware(), "versions": versions(), "command": command, "date": time.strftime("%F")}
@@ -162,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _urls(args: argparse.Namespace, stack: ExitStack) -> dict[str, str]:
     from domino_sglang.demo import packaged_drafter, prepare_target
-    from domino_sglang.server_process import ServerProcess
+    from domino_sglang.measure.server_process import ServerProcess
 
     urls = {"DOMINO": args.domino_url, "AR": args.ar_url}
     missing = [name for name, url in urls.items() if url is None]

@@ -1,5 +1,5 @@
 """Load for any SGLang server: ``locust -f benchmarks/locustfile.py --host URL --tags chat`` (see README.md here)."""
 
-from domino_sglang.bench.locust_users import ChatUser
+from domino_sglang.bench.sweep.locust_users import ChatUser
 
 __all__ = ["ChatUser"]

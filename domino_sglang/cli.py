@@ -14,10 +14,10 @@ from domino_sglang.errors import UserError
 COMMANDS = {
     "bench": ("domino_sglang.bench.command", "measure: throughput sweeps, acceptance length, a soak"),
     "demo": ("domino_sglang.demo.command", "serve a small chat model with and without Domino and compare"),
-    "doctor": ("domino_sglang.doctor", "check this environment: versions, GPU, platform, registration"),
-    "inspect": ("domino_sglang.inspect_checkpoint", "check a drafter's checkpoint, alone or against its target"),
+    "doctor": ("domino_sglang.commands.doctor", "check this environment: versions, GPU, platform, registration"),
+    "inspect": ("domino_sglang.commands.inspect", "check a drafter's checkpoint, alone or against its target"),
     "playground": ("domino_sglang.playground.command", "a page to chat on and to see what each verify step accepts"),
-    "data": ("domino_sglang.training.data_command", "make training data: the target's own conversations"),
+    "data": ("domino_sglang.training.data.command", "make training data: the target's own conversations"),
     "ablate": ("domino_sglang.training.ablate_command", "the paper's ablations, trained and measured in one run"),
     "train": ("domino_sglang.training.train_command", "train a drafter for your target"),
 }

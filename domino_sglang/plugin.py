@@ -17,7 +17,7 @@ def register() -> None:
     """
     try:
         _require_sglang(SGLANG_VERSION)
-        from domino_sglang.algorithm import register_domino
+        from domino_sglang.serving.algorithm import register_domino
 
         register_domino()
     except Exception as error:
@@ -27,7 +27,7 @@ def register() -> None:
 
 def cpu_platform() -> str | None:
     """The CPU platform's class on machines without an accelerator (group ``sglang.srt.platforms``)."""
-    from domino_sglang.platforms import cpu_platform_if_needed
+    from domino_sglang.serving.cpu import cpu_platform_if_needed
 
     return cpu_platform_if_needed()
 
@@ -46,7 +46,7 @@ def _register_refusal(error: Exception) -> None:
     from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
     from sglang.srt.speculative.spec_registry import CustomSpecAlgo, get_spec
 
-    from domino_sglang.refusal import refusing
+    from domino_sglang.serving.refusal import refusing
 
     class DominoUnavailable(CustomSpecAlgo):
         reason = str(error)

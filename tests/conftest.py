@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.support.paths import ROOT
+
 # Tests import `tests.support` and `benchmarks` however pytest was started.
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from tests.support import environment  # noqa: E402
+from tests.support import environment
 
 environment.settle()
 PARTS = ("domino", "others")

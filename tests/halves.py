@@ -15,10 +15,9 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from domino_sglang.server_process import ServerProcess
+from domino_sglang.measure.server_process import ServerProcess
 from tests.support import environment
-
-ROOT = Path(__file__).resolve().parents[1]
+from tests.support.paths import ROOT
 
 
 def main(options: list[str]) -> int:

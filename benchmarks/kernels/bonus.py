@@ -63,8 +63,8 @@ def time_batch(shape: ModelShape, batch: int, replays: int, bandwidth: float) ->
     from rollout_timing import time_graph
 
     from domino_kernels import BonusDraw
-    from domino_sglang.head import Draft, DraftSampling
-    from domino_sglang.verify import DraftRows, bonus_token
+    from domino_sglang.core.head import Draft, DraftSampling
+    from domino_sglang.core.verify import DraftRows, bonus_token
 
     generator = torch.Generator("cuda").manual_seed(0)
 

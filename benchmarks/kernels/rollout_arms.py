@@ -17,7 +17,7 @@ from rollout_shapes import ModelShape
 from torch import nn
 
 from domino_kernels import DominoRollout
-from domino_sglang.head import DominoHead, DraftSampling, HeadWeights, rollout
+from domino_sglang.core.head import DominoHead, DraftSampling, HeadWeights, rollout
 
 UPSTREAM_FILE = "sglang/srt/speculative/domino_utils.py"
 

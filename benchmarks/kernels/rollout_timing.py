@@ -9,7 +9,7 @@ from statistics import median, quantiles
 import torch
 from rollout_arms import Inputs, Model, oracle_weights
 
-from domino_sglang.head import Draft, corrected_logits, rollout
+from domino_sglang.core.head import Draft, corrected_logits, rollout
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,15 @@ import argparse
 import importlib
 
 COMMANDS = {
-    "sweep": ("domino_sglang.bench.sweep", "tokens/s, latency and acceptance against concurrency, arm beside arm"),
-    "accept": ("domino_sglang.bench.accept", "acceptance length offline, by workload and temperature"),
-    "soak": ("domino_sglang.bench.soak", "mixed load with disconnects for a while; fails on errors, leaks or drift"),
+    "sweep": (
+        "domino_sglang.bench.sweep.command",
+        "tokens/s, latency and acceptance against concurrency, arm beside arm",
+    ),
+    "accept": ("domino_sglang.bench.accept.command", "acceptance length offline, by workload and temperature"),
+    "soak": (
+        "domino_sglang.bench.soak.command",
+        "mixed load with disconnects for a while; fails on errors, leaks or drift",
+    ),
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from domino_sglang.config import CheckpointError
+from domino_sglang.core.config import CheckpointError
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from domino_sglang.checkpoint.tensors import (
     expected_tensors,
     is_rotary_cache,
 )
-from domino_sglang.config import CheckpointError, DominoConfig
+from domino_sglang.core.config import CheckpointError, DominoConfig
 
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 EXPORT_AGAIN = "correct config.json or export the checkpoint again"

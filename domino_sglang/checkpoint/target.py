@@ -10,7 +10,7 @@ from typing import Any
 
 from domino_sglang.checkpoint.problem import Problem, refuse
 from domino_sglang.checkpoint.report import CheckpointReport
-from domino_sglang.config import CheckpointError, DominoConfig
+from domino_sglang.core.config import CheckpointError, DominoConfig
 
 # Where multimodal configurations keep the language model's part; SGLang's get_hf_text_config knows the same.
 TEXT_CONFIGS = ("text_config", "thinker_config", "llm_config", "language_config")

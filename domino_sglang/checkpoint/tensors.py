@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from domino_sglang.config import DominoConfig
+from domino_sglang.core.config import DominoConfig
 
 
 @dataclass(frozen=True)

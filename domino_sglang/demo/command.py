@@ -16,8 +16,8 @@ from tqdm import tqdm
 from domino_sglang.demo import packaged_drafter
 from domino_sglang.demo.prompts import CHAT_PROMPTS
 from domino_sglang.demo.target import prepare_target
-from domino_sglang.environment import hardware, versions
-from domino_sglang.server_process import ServerProcess
+from domino_sglang.measure.environment import hardware, versions
+from domino_sglang.measure.server_process import ServerProcess
 
 logger = logging.getLogger(__name__)
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from domino_sglang.errors import UserError
+from domino_sglang.names import CACHE
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,6 @@ GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 # The GGUF keeps one end token; the original also stops at the end of the text.
 STOP_TOKENS = ("<|im_end|>", "<|endoftext|>")
 CHECKPOINT_NAME = "SmolLM2-135M-Instruct-fp32"
-CACHE_VARIABLE = "DOMINO_SGLANG_CACHE"
 
 
 class DemoTargetError(UserError, RuntimeError):
@@ -41,7 +41,7 @@ class DemoTargetError(UserError, RuntimeError):
 
 def cache_root() -> Path:
     """``$DOMINO_SGLANG_CACHE``, else the user's cache folder for this package (XDG on Linux)."""
-    override = os.environ.get(CACHE_VARIABLE)
+    override = os.environ.get(CACHE)
     if override:
         return Path(override).expanduser()
     if sys.platform == "darwin":

@@ -6,13 +6,13 @@ from typing import Any
 
 from transformers import Qwen3Config
 
-from domino_sglang.config import DominoConfig
+from domino_sglang.core.config import DominoConfig
 
 
 class DominoDraftConfig(Qwen3Config):
     """Public checkpoints say ``model_type: qwen3`` and keep Domino's own fields in ``dflash_config``.
 
-    :attr:`domino` is the same content, parsed and validated by :class:`~domino_sglang.config.DominoConfig`.
+    :attr:`domino` is the same content, parsed and validated by :class:`~domino_sglang.core.config.DominoConfig`.
     """
 
     model_type = "qwen3"

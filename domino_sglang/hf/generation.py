@@ -10,9 +10,9 @@ import torch
 from transformers import DynamicCache, LogitsProcessorList, PreTrainedModel, TopKLogitsWarper, TopPLogitsWarper
 from transformers.generation.streamers import BaseStreamer
 
-from domino_sglang.head import DraftSampling
+from domino_sglang.core.head import DraftSampling
+from domino_sglang.core.verify import DraftRows, accept_greedy, accept_sampled, race
 from domino_sglang.hf.layers import KeyValue
-from domino_sglang.verify import DraftRows, accept_greedy, accept_sampled, race
 
 if TYPE_CHECKING:
     from domino_sglang.hf.modeling import DominoDraftModel

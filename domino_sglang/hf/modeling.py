@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm, Qwen3RotaryEmbedding
 
 from domino_sglang.checkpoint import load_state_dict
-from domino_sglang.config import CheckpointError
-from domino_sglang.head import DominoHead, Draft, DraftSampling, HeadWeights, rollout
+from domino_sglang.core.config import CheckpointError
+from domino_sglang.core.head import DominoHead, Draft, DraftSampling, HeadWeights, rollout
 from domino_sglang.hf.configuration import DominoDraftConfig
 from domino_sglang.hf.generation import SpecGeneration
 from domino_sglang.hf.layers import Attend, DraftLayer, KeyValue, attend_all

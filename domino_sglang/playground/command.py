@@ -9,9 +9,8 @@ import os
 import socket
 import sys
 
+from domino_sglang.names import PLAYGROUND_API_KEY
 from domino_sglang.playground.upstream import server_url
-
-API_KEY_VARIABLE = "DOMINO_PLAYGROUND_API_KEY"
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compare", metavar="URL", type=_url, help="another server to race it against")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
     parser.add_argument("--port", type=int, default=7860, help="0 takes a free one (default %(default)s)")
-    parser.epilog = f"Servers started with --api-key: put the key into ${API_KEY_VARIABLE}."
+    parser.epilog = f"Servers started with --api-key: put the key into ${PLAYGROUND_API_KEY}."
 
 
 def run(args: argparse.Namespace) -> int:
@@ -39,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     urls = [args.url, *([args.compare] if args.compare else [])]
     app = create_app(
         urls,
-        api_key=os.environ.get(API_KEY_VARIABLE),
+        api_key=os.environ.get(PLAYGROUND_API_KEY),
         allowed_hosts=LOOPBACK if args.host in LOOPBACK else ("*",),
     )
     page = f"http://{args.host}:{listener.getsockname()[1]}"

@@ -7,8 +7,8 @@ import logging
 from datetime import date
 from pathlib import Path
 
-from domino_sglang.bench.provenance import RESULTS, slug
-from domino_sglang.environment import hardware
+from domino_sglang.measure.environment import hardware
+from domino_sglang.measure.provenance import RESULTS, slug
 from domino_sglang.training.options import add_recipe_arguments, load_recipe, load_target
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         RecipeError: no such recipe or field, or the study has no such run.
     """
-    from domino_sglang.training.ablation import head_size_study, run_ablation, training_study
+    from domino_sglang.training.evaluation.ablation import head_size_study, run_ablation, training_study
 
     recipe = load_recipe(args)
     study = {"ablation": training_study, "head-size": head_size_study}[args.study](recipe)

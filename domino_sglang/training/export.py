@@ -12,11 +12,11 @@ import yaml
 
 from domino_sglang.errors import UserError
 from domino_sglang.hf import DominoDraftModel
-from domino_sglang.training.dataset import load_split
-from domino_sglang.training.drafter import PACKAGED
+from domino_sglang.training.data.storage import read_jsonl
+from domino_sglang.training.evaluation.workloads import WORKLOADS
+from domino_sglang.training.loop.dataset import load_split
+from domino_sglang.training.loop.drafter import PACKAGED
 from domino_sglang.training.recipe import DrafterRecipe, Recipe, TrainRecipe
-from domino_sglang.training.storage import read_jsonl
-from domino_sglang.training.workloads import WORKLOADS
 
 
 def checkpoint_folder(recipe: Recipe) -> Path:

@@ -10,7 +10,7 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from domino_sglang.training.precision import usable_dtype
+from domino_sglang.training.loop.precision import usable_dtype
 from domino_sglang.training.recipe import DEMO_TARGET, Recipe, RecipeError
 
 

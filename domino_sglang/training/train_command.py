@@ -29,10 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train; what is missing of the data is written first, so that one command makes a drafter."""
-    from domino_sglang.training.data_command import synthesize
+    from domino_sglang.training.data.command import synthesize
+    from domino_sglang.training.evaluation.workloads import WORKLOADS, measure_workloads, write_workloads
     from domino_sglang.training.export import checkpoint_folder, export_drafter
-    from domino_sglang.training.trainer import Trainer
-    from domino_sglang.training.workloads import WORKLOADS, measure_workloads, write_workloads
+    from domino_sglang.training.loop.trainer import Trainer
 
     recipe, progress = load_recipe(args), not args.no_progress
     # One process writes data; many would write the same rows into the same files.

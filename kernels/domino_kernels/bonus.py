@@ -1,4 +1,4 @@
-"""The bonus token of rejection sampling on a GPU: the function of ``domino_sglang.verify.bonus``, in one kernel."""
+"""The bonus token of rejection sampling: the function of ``core.verify.bonus``, in one kernel."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def device_limits(device: torch.device) -> Device:
         return Device(found.multi_processor_count, getattr(found, "shared_memory_per_block_optin", 99 * 1024))
     if not INTERPRETED:
         raise ValueError(
-            f"weights are on {device}, expected a CUDA device; on a CPU use domino_sglang.head.rollout and "
-            "domino_sglang.verify (or TRITON_INTERPRET=1 to test)"
+            f"weights are on {device}, expected a CUDA device; on a CPU use domino_sglang.core.head.rollout and "
+            "domino_sglang.core.verify (or TRITON_INTERPRET=1 to test)"
         )
     return Device(num_sms=1, shared_memory=99 * 1024, concurrent=False)

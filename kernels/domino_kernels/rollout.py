@@ -1,6 +1,6 @@
 """The Domino rollout on a GPU: S proposals for B requests, exact over the full vocabulary, replayable in a CUDA graph.
 
-Computes the function of ``domino_sglang.head.rollout``. Source: arXiv 2605.29707, section 3.
+Computes the function of ``domino_sglang.core.head.rollout``. Source: arXiv 2605.29707, section 3.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ AllGather = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Weights(Protocol):
-    """The head's tensors, all of one dtype and device; ``domino_sglang.head.HeadWeights`` is one."""
+    """The head's tensors, all of one dtype and device; ``domino_sglang.core.head.HeadWeights`` is one."""
 
     @property
     def w_ih(self) -> torch.Tensor: ...
@@ -50,7 +50,7 @@ class Weights(Protocol):
 
 class Sampling(Protocol):
     """Per request: float32 ``temperature`` (0 is greedy), int64 ``seed``, int64 ``position``; ``[B]`` each, static
-    under CUDA graphs. ``domino_sglang.head.DraftSampling`` is one."""
+    under CUDA graphs. ``domino_sglang.core.head.DraftSampling`` is one."""
 
     @property
     def temperature(self) -> torch.Tensor: ...

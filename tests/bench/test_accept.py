@@ -6,12 +6,12 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from domino_sglang.bench import rows
-from domino_sglang.bench.accept import AcceptRow
-from domino_sglang.bench.accept_report import AcceptData, write_report
-from domino_sglang.bench.offline import GREEDY, SAMPLED, Drafting, decode, decode_plainly
-from domino_sglang.bench.provenance import Provenance
+from domino_sglang.bench.accept.command import AcceptRow
+from domino_sglang.bench.accept.offline import GREEDY, SAMPLED, Drafting, decode, decode_plainly
+from domino_sglang.bench.accept.report import AcceptData, write_report
+from domino_sglang.bench.common import rows
 from domino_sglang.hf import DominoDraftModel
+from domino_sglang.measure.provenance import Provenance
 from tests.support.drafters import write_drafter
 
 VOCAB = 40

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from domino_sglang.bench.arms import ArmError, build_arms, headless_copy
+from domino_sglang.bench.common.arms import ArmError, build_arms, headless_copy
 from tests.support.drafters import write_drafter
 
 TARGET = {"hidden_size": 16, "vocab_size": 64, "num_hidden_layers": 4}

@@ -2,12 +2,12 @@
 
 import json
 
-from domino_sglang.bench import load
-from domino_sglang.bench.crosscheck import bench_serving
-from domino_sglang.bench.load import Load
-from domino_sglang.bench.point import Point, summarise
-from domino_sglang.bench.workloads import chat, take
+from domino_sglang.bench.sweep import load
+from domino_sglang.bench.sweep.crosscheck import bench_serving
+from domino_sglang.bench.sweep.load import Load
+from domino_sglang.bench.sweep.point import Point, summarise
 from domino_sglang.demo import prepare_target
+from domino_sglang.measure.workloads import chat, take
 from tests.bench.fake_server import PROMPT_TOKENS, Behaviour, FakeServer
 
 TOKENS, TTFT_S, TPOT_S, USERS, REQUESTS = 9, 0.15, 0.02, 2, 10

@@ -1,6 +1,6 @@
-from domino_sglang.bench.arms import Arm
-from domino_sglang.bench.plan import Progress, plan
-from domino_sglang.bench.point import Point
+from domino_sglang.bench.common.arms import Arm
+from domino_sglang.bench.sweep.plan import Progress, plan
+from domino_sglang.bench.sweep.point import Point
 
 ARMS = [Arm("AR"), Arm("base"), Arm("DOMINO")]
 POINTS = [Point("chat", 0.0, 1), Point("chat", 0.0, 2)]

@@ -1,6 +1,6 @@
 import pytest
 
-from domino_sglang.bench.server_metrics import between, parse
+from domino_sglang.bench.common.server_metrics import between, parse
 
 BEFORE = """
 # TYPE domino:verify_steps_total counter

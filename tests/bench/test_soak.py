@@ -6,12 +6,12 @@ import random
 
 import pytest
 
-from domino_sglang.bench import soak as soak_module
-from domino_sglang.bench.arms import Arm
-from domino_sglang.bench.soak import Soak, _judge, soak
-from domino_sglang.bench.soak_health import group_memory, memory_growth, wait_until_idle
-from domino_sglang.bench.soak_kinds import KINDS, WrongReply
-from domino_sglang.bench.soak_load import ANSWERED, DISCONNECTED, FAILED
+from domino_sglang.bench.common.arms import Arm
+from domino_sglang.bench.soak import command as soak_module
+from domino_sglang.bench.soak.command import Soak, _judge, soak
+from domino_sglang.bench.soak.health import group_memory, memory_growth, wait_until_idle
+from domino_sglang.bench.soak.kinds import KINDS, WrongReply
+from domino_sglang.bench.soak.load import ANSWERED, DISCONNECTED, FAILED
 from tests.bench.fake_server import Behaviour, FakeServer
 
 BY_NAME = {kind.name: kind for kind in KINDS}
@@ -32,7 +32,7 @@ def arguments(**changes):
 
 
 def only(monkeypatch, *names):
-    monkeypatch.setattr("domino_sglang.bench.soak_load.KINDS", tuple(BY_NAME[name] for name in names))
+    monkeypatch.setattr("domino_sglang.bench.soak.load.KINDS", tuple(BY_NAME[name] for name in names))
     users = soak_module.Users
     kinds = tuple(BY_NAME[name] for name in names)
     monkeypatch.setattr(soak_module, "Users", lambda *args: users(*args, kinds=kinds))

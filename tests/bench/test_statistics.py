@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from domino_sglang.bench.statistics import Spread, percentile, percentiles
+from domino_sglang.bench.common.statistics import Spread, percentile, percentiles
 
 
 def test_percentiles_are_numpys():

@@ -4,20 +4,20 @@ import json
 
 import pytest
 
-from domino_sglang.bench import sweep as sweep_module
-from domino_sglang.bench.arms import Arm
-from domino_sglang.bench.crosscheck import cross_check
-from domino_sglang.bench.fleet import Fleet
-from domino_sglang.bench.load import Interrupted
-from domino_sglang.bench.point import Point
-from domino_sglang.bench.report import write_report
-from domino_sglang.bench.report_data import SweepData
-from domino_sglang.bench.rows import RequestRow, read
-from domino_sglang.bench.server_metrics import Decoding
-from domino_sglang.bench.sweep import INTERRUPTED, Settings, Sweep
-from domino_sglang.bench.workloads import chat
-from domino_sglang.server_process import ServerFailed
-from domino_sglang.step_timer import PARTS
+from domino_sglang.bench.common.arms import Arm
+from domino_sglang.bench.common.fleet import Fleet
+from domino_sglang.bench.common.rows import RequestRow, read
+from domino_sglang.bench.common.server_metrics import Decoding
+from domino_sglang.bench.sweep import command as sweep_module
+from domino_sglang.bench.sweep.command import INTERRUPTED, Settings, Sweep
+from domino_sglang.bench.sweep.crosscheck import cross_check
+from domino_sglang.bench.sweep.load import Interrupted
+from domino_sglang.bench.sweep.point import Point
+from domino_sglang.bench.sweep.report import write_report
+from domino_sglang.bench.sweep.report_data import SweepData
+from domino_sglang.measure.server_process import ServerFailed
+from domino_sglang.measure.workloads import chat
+from domino_sglang.names import STEP_PARTS as PARTS
 
 ARMS = [Arm("AR"), Arm("base"), Arm("DOMINO")]
 SPEED = {"AR": 1.0, "base": 1.5, "DOMINO": 2.0}
@@ -155,7 +155,7 @@ def test_the_report_holds_every_table_and_picture(tmp_path):
 
 def test_a_server_that_was_up_is_warmed_too(tmp_path, monkeypatch):
     machine, warmed = Machine(), []
-    monkeypatch.setattr("domino_sglang.bench.fleet.answers", lambda _url: True)
+    monkeypatch.setattr("domino_sglang.bench.common.fleet.answers", lambda _url: True)
     monkeypatch.setattr(Sweep, "_warm_up", lambda _self, url: warmed.append(url))
     run(tmp_path, machine, arms=[Arm("AR"), Arm("mine", url="fake://mine")])
     assert sorted(warmed) == ["fake://AR", "fake://mine"]
@@ -218,7 +218,7 @@ def test_one_server_at_a_time_where_memory_is_short(tmp_path):
 
 def test_the_cross_check_compares_medians(monkeypatch):
     machine = Machine()
-    monkeypatch.setattr("domino_sglang.bench.load.run", machine.measure)
+    monkeypatch.setattr("domino_sglang.bench.sweep.load.run", machine.measure)
     asked = settings().load(Point("chat", 0.0, 2), 0)
     theirs = iter([20.0, 21.0, 30.0])
     row = cross_check("AR", "fake://AR", Point("chat", 0.0, 2), asked, 3, theirs=lambda _url, _load: next(theirs))

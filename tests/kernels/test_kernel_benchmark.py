@@ -9,12 +9,13 @@ import sys
 import zipfile
 from dataclasses import replace
 from importlib.util import find_spec, module_from_spec
-from pathlib import Path
 
 import pytest
 import torch
 
-BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "kernels"
+from tests.support.paths import ROOT
+
+BENCHMARK = ROOT / "benchmarks" / "kernels"
 
 
 @pytest.fixture(autouse=True)

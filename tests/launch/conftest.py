@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-LAUNCH = Path(__file__).resolve().parents[2] / "launch"
+from tests.support.paths import ROOT
+
+LAUNCH = ROOT / "launch"
 
 
 @pytest.fixture

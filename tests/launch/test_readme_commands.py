@@ -16,8 +16,8 @@ import requests
 import yaml
 
 from domino_sglang.demo import packaged_drafter, prepare_target
-from domino_sglang.server_process import ServerProcess
-from tests.unit.test_readme import ROOT, commands
+from domino_sglang.measure.server_process import ServerProcess
+from tests.unit.house.test_readme import ROOT, commands
 
 BUILT = Path(sys.prefix)
 # The packaged recipe's shape at a size of seconds; problems of arithmetic are prompts that nobody has to write first.

@@ -16,9 +16,10 @@ from fastapi.responses import Response, StreamingResponse
 from domino_sglang.playground import command
 from domino_sglang.playground.app import create_app
 from tests.support.browser import chromium
+from tests.support.paths import ROOT
 from tests.support.web import Served
 
-FOLDER = Path(__file__).resolve().parents[2] / "docs" / "screenshots"
+FOLDER = ROOT / "docs" / "screenshots"
 PROMPT = "Write a Python function that adds two numbers."
 FINISHED = "() => document.getElementById('send').disabled === false && document.querySelector('.run')"
 DESKTOP, PHONE = (900, 640), (360, 700)

@@ -15,7 +15,7 @@ import requests
 
 from domino_sglang.demo import packaged_drafter
 from domino_sglang.errors import UserError
-from domino_sglang.server_process import START_TIMEOUT_S, ServerProcess
+from domino_sglang.measure.server_process import START_TIMEOUT_S, ServerProcess
 from tests.support.client import Client, Reference
 from tests.support.memory_drafter import write_memory_drafter
 

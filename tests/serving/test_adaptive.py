@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from domino_sglang.demo import packaged_drafter
-from domino_sglang.server_process import ServerProcess
+from domino_sglang.measure.server_process import ServerProcess
 from tests.prompts import chat, code
 from tests.serving.servers import MODEL
 from tests.support.client import Client

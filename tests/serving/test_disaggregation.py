@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import pytest
 import torch
 
-from domino_sglang.server_process import ServerProcess, free_port
+from domino_sglang.measure.server_process import ServerProcess, free_port
 from tests.support.client import Client
 from tests.support.overfitting import write_knowing_drafter
 from tests.support.targets import adapted, write_target

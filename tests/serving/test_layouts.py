@@ -1,7 +1,7 @@
 """Every checkpoint layout: what the drafter proposes inside a real scheduler equals the plain PyTorch oracle's blocks.
 
 The oracle is the Transformers backend (``domino_sglang.hf``) over a Transformers target: other attention, other KV
-cache, other loader; it shares with the server nothing but ``domino_sglang.head``, which has tests of its own.
+cache, other loader; it shares with the server nothing but ``domino_sglang.core.head``, which has tests of its own.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from domino_sglang.head import rollout
+from domino_sglang.core.head import rollout
 from domino_sglang.hf import DominoDraftModel
 from tests.support.drafters import write_drafter
 from tests.support.targets import write_target

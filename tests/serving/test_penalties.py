@@ -7,7 +7,7 @@ import pytest
 from tests.prompts import chat
 
 # Never an additive one with a repetition penalty: SGLang's plain decoding applies them in the order of a Python set,
-# which differs from process to process. Ours is its overlap scheduler's (tests/unit/test_penalties.py).
+# which differs from process to process. Ours is its overlap scheduler's (unit/serving/sampling/test_penalties.py).
 PENALTIES = {
     "presence": {"presence_penalty": 1.1},
     "frequency": {"frequency_penalty": 0.8},

@@ -13,10 +13,11 @@ import pytest
 import requests
 import yaml
 
-from domino_sglang.server_process import free_port
+from domino_sglang.measure.server_process import free_port
+from tests.support.paths import ROOT
 
 PROMETHEUS = shutil.which("prometheus")
-DOCKER = Path(__file__).resolve().parents[2] / "launch" / "docker"
+DOCKER = ROOT / "launch" / "docker"
 PANELS = json.loads((DOCKER / "grafana" / "dashboards" / "domino.json").read_text())["panels"]
 # What Grafana puts in for its variables.
 VARIABLES = {"$model": ".*", "$__rate_interval": "1m", "$__range": "5m"}

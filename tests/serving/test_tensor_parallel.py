@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from domino_sglang.server_process import ServerProcess
+from domino_sglang.measure.server_process import ServerProcess
 from tests.support.client import Client
 from tests.support.drafters import write_drafter
 from tests.support.targets import write_target

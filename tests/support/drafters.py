@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from domino_sglang.config import DominoConfig
+from domino_sglang.core.config import DominoConfig
 
 # A drafter's configuration, and what concerns it of its target's, with sizes to multiply by hand.
 SMALL: dict[str, Any] = {

@@ -15,7 +15,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.paths import ROOT
+
 PREFIX = "ANSWER "
 FLAGS = ("--dtype", "float32", "--max-total-tokens", "512", "--max-running-requests", "4", "--skip-tokenizer-init")
 
@@ -215,7 +216,7 @@ def main() -> None:
 
     load_plugins()
 
-    import domino_sglang.worker  # noqa: F401
+    import domino_sglang.serving.worker  # noqa: F401
 
     if os.environ.get("TRITON_INTERPRET") == "1":
         from tests.support.interpreted_states import serve_states_on_cpu

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import torch
 from sglang.srt.platforms.interface import PlatformCapabilities
 
-from domino_sglang.platforms.cpu import DominoCpuPlatform
+from domino_sglang.serving.cpu.platform import DominoCpuPlatform
 from tests.support.attention_kernels import BACKENDS as COMPILED
 from tests.support.recorded_graphs import RecordedGraphs
 from tests.support.recording import record_kernels

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from domino_sglang.config import DominoConfig
-from domino_sglang.head import HeadWeights, gru_step
+from domino_sglang.core.config import DominoConfig
+from domino_sglang.core.head import HeadWeights, gru_step
 from tests.support.drafters import drafter_config, random_tensors
 
 GRU, RANK, BLOCK, STEPS = 96, 48, 8, 150

@@ -7,7 +7,7 @@ import importlib.util
 import re
 from pathlib import Path
 
-import domino_sglang.metrics
+import domino_sglang.serving.observe.metrics
 
 METRIC = re.compile(r"\b(?:sglang|domino):[a-z0-9_]+")
 # What Prometheus calls the samples of a histogram.
@@ -18,7 +18,7 @@ SUFFIXES = ("", "_bucket", "_sum", "_count")
 def known_metrics() -> frozenset[str]:
     """Every ``sglang:...`` and ``domino:...`` a collector is made with, and the samples of histograms."""
     sglang = Path(importlib.util.find_spec("sglang").submodule_search_locations[0])
-    sources = [sglang / "srt/observability/metrics_collector.py", Path(domino_sglang.metrics.__file__)]
+    sources = [sglang / "srt/observability/metrics_collector.py", Path(domino_sglang.serving.observe.metrics.__file__)]
     made = {name for source in sources for name in re.findall(r'"((?:sglang|domino):[a-z0-9_]+)"', source.read_text())}
     return frozenset(name + suffix for name in made for suffix in SUFFIXES)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from domino_sglang.training.features import write_features
+from domino_sglang.training.data.features import write_features
+from domino_sglang.training.loop.trainer import Trainer
 from domino_sglang.training.recipe import DataRecipe, DrafterRecipe, Recipe, TrainRecipe
-from domino_sglang.training.trainer import Trainer
 
 
 def write_greedy_texts(recipe: Recipe, target, prompts: Sequence[Sequence[int]], length: int) -> None:

@@ -100,7 +100,7 @@ def chats(recipe, target):
 
 
 def write_chats(recipe: Recipe, target, count: int, length: int = 30, seed: int = 0) -> None:
-    from domino_sglang.training.features import write_features
+    from domino_sglang.training.data.features import write_features
 
     generator = torch.Generator().manual_seed(seed)
     recipe.data_dir.mkdir(parents=True, exist_ok=True)

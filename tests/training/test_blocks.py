@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from domino_sglang.training.anchors import context_mask, cut_blocks, draw_anchors, full_mask
-from domino_sglang.training.attention import block_attention
-from domino_sglang.training.dataset import Example
+from domino_sglang.training.loop.anchors import context_mask, cut_blocks, draw_anchors, full_mask
+from domino_sglang.training.loop.attention import block_attention
+from domino_sglang.training.loop.dataset import Example
 
 BLOCK = 4
 
@@ -89,7 +89,7 @@ def test_an_unknown_attention_is_refused():
 
 def test_a_block_sees_neither_the_future_nor_other_blocks(chats, target):
     """Through the whole backbone: changing later features or another block's tokens changes nothing."""
-    from domino_sglang.training.drafter import TargetEnds, new_drafter
+    from domino_sglang.training.loop.drafter import TargetEnds, new_drafter
 
     drafter, ends = new_drafter(chats.drafter, target, 0), TargetEnds.of(target)
     torch.manual_seed(0)

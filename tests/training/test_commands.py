@@ -13,9 +13,9 @@ import yaml
 from domino_sglang.errors import UserError
 from domino_sglang.hf import DominoDraftModel
 from domino_sglang.training import ablate_command, ablation, data_command, synthesize, train_command, workloads
-from domino_sglang.training.corpus import unpack_corpus
+from domino_sglang.training.data.corpus import unpack_corpus
+from domino_sglang.training.data.storage import DataError
 from domino_sglang.training.recipe import RecipeError
-from domino_sglang.training.storage import DataError
 
 
 def run(command, *words: str) -> int:

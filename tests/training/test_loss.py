@@ -8,12 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from domino_sglang.head import DominoHead, rollout
-from domino_sglang.training import loss as loss_module
-from domino_sglang.training.curriculum import base_weight, learning_rate, proposals_at
-from domino_sglang.training.loss import block_loss, corrections, position_weights, teacher_forced_states
+from domino_sglang.core.head import DominoHead, rollout
+from domino_sglang.training.loop import loss as loss_module
+from domino_sglang.training.loop.curriculum import base_weight, learning_rate, proposals_at
+from domino_sglang.training.loop.loss import block_loss, corrections, position_weights, teacher_forced_states
+from domino_sglang.training.loop.vocabulary import FULL, Candidates, draw_candidates
 from domino_sglang.training.recipe import TrainRecipe
-from domino_sglang.training.vocabulary import FULL, Candidates, draw_candidates
 
 V, H, S, N = 23, 8, 3, 4
 
@@ -129,7 +129,7 @@ def test_one_number_worked_out_on_paper():
 
 def test_worked_check_of_the_design():
     """algorithm.md: l = (1.20, 0.80, 0.50) plus (0.03, -0.01, 0.02) gives (1.23, 0.79, 0.52)."""
-    from domino_sglang.head import corrected_logits
+    from domino_sglang.core.head import corrected_logits
 
     got = corrected_logits(torch.tensor([1.20, 0.80, 0.50]), torch.ones(1), torch.tensor([[0.03], [-0.01], [0.02]]))
     torch.testing.assert_close(got, torch.tensor([1.23, 0.79, 0.52]))

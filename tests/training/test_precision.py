@@ -6,8 +6,8 @@ import pytest
 import sglang  # noqa: F401  (SGLang resolves its platform at import, and that imports cpu_linear)
 import torch
 
-from domino_sglang.platforms.cpu_linear import can_pack
-from domino_sglang.training import precision
+from domino_sglang.serving.cpu.linear import can_pack
+from domino_sglang.training.loop import precision
 
 
 @pytest.mark.parametrize(

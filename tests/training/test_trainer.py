@@ -9,21 +9,21 @@ import socket
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import pytest
 import torch
 
-from domino_sglang.config import DominoConfig
+from domino_sglang.core.config import DominoConfig
 from domino_sglang.demo import packaged_drafter
 from domino_sglang.hf import DominoDraftModel
-from domino_sglang.training.acceptance import replay
-from domino_sglang.training.dataset import Example, similar_lengths, visit_order
-from domino_sglang.training.drafter import new_drafter
+from domino_sglang.training.data.storage import DataError
+from domino_sglang.training.evaluation.acceptance import replay
+from domino_sglang.training.loop.dataset import Example, similar_lengths, visit_order
+from domino_sglang.training.loop.drafter import new_drafter
+from domino_sglang.training.loop.trainer import Trainer
 from domino_sglang.training.recipe import RECIPES, Recipe, RecipeError
-from domino_sglang.training.storage import DataError
-from domino_sglang.training.trainer import Trainer
 from tests.support.overfitting import write_greedy_texts
+from tests.support.paths import ROOT
 
 from .conftest import changed, write_chats
 
@@ -171,7 +171,7 @@ TWO_PROCESSES = """
     import json, pickle, sys, torch
     torch.set_num_threads(1)
     from pathlib import Path
-    from domino_sglang.training.trainer import Trainer
+    from domino_sglang.training.loop.trainer import Trainer
     from transformers import AutoModelForCausalLM
     recipe = pickle.loads(Path(sys.argv[1], "recipe.pkl").read_bytes())
     target = AutoModelForCausalLM.from_pretrained(sys.argv[1])
@@ -200,7 +200,7 @@ def test_two_fsdp_processes_equal_one(chats, target, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    root = Path(__file__).resolve().parents[2]
+    root = ROOT
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
     done = subprocess.run(
         [*command, str(script), str(setup), str(tmp_path / "two"), str(tmp_path / "losses.json")],
@@ -268,7 +268,7 @@ def test_more_data_can_be_added_between_runs(chats, target, tmp_path):
 
 def test_feature_scale_folds_into_fc(chats, target, tmp_path):
     """Training on scaled features and exporting the folded drafter is one function; outlier dimensions are tamed."""
-    from domino_sglang.training.scaling import fold_scale, measure_scale
+    from domino_sglang.training.loop.scaling import fold_scale, measure_scale
 
     trainer = Trainer(chats, target, tmp_path / "x", progress=False)
     raw = trainer.features(trainer.training[:1])

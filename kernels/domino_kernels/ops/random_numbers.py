@@ -1,4 +1,4 @@
-"""Counter-based random numbers inside a kernel: bit for bit the words of ``domino_sglang.random_numbers``.
+"""Counter-based random numbers inside a kernel: bit for bit the words of ``domino_sglang.core.random_numbers``.
 
 One number per (seed, position, proposal, token id), so a draw does not depend on tiling, batch or replay.
 """
@@ -10,7 +10,7 @@ import triton.language as tl
 
 STREAM_PROPOSAL = tl.constexpr(1)
 STREAM_BONUS = tl.constexpr(3)
-"""Must equal those of ``domino_sglang.random_numbers``."""
+"""Must equal those of ``domino_sglang.core.random_numbers``."""
 
 
 @triton.jit

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from domino_kernels import DominoRollout, Proposals
-from domino_sglang.head import DominoHead, Draft, DraftSampling, HeadWeights, proposal_noise, rollout
+from domino_sglang.core.head import DominoHead, Draft, DraftSampling, HeadWeights, proposal_noise, rollout
 
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 1e-2, torch.bfloat16: 6e-2}
 """Absolute, on logits of order 1: the head's own rounding in that dtype, against an oracle in float32."""

@@ -1,4 +1,4 @@
-"""The bonus token of rejection sampling: the kernel against ``domino_sglang.verify``, on the same random numbers."""
+"""The bonus token of rejection sampling: the kernel against PyTorch (``core.verify``), on the same random numbers."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from domino_kernels import BonusDraw
-from domino_sglang.head import Draft, DraftSampling
-from domino_sglang.verify import DraftRows
-from domino_sglang.verify.bonus import draw_bonus, residual
+from domino_sglang.core.head import Draft, DraftSampling
+from domino_sglang.core.verify import DraftRows
+from domino_sglang.core.verify.bonus import draw_bonus, residual
 
 NAN, INF = float("nan"), float("inf")
 

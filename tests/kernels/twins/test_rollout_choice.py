@@ -12,7 +12,7 @@ from scipy import stats
 from domino_kernels.ops.ordering import NO_CANDIDATE, order_of, pack_key, pack_reference, token_of
 from domino_kernels.ops.random_numbers import counter_key, log_exponential
 from domino_kernels.rollout import _Run
-from domino_sglang.head import DraftSampling, proposal_noise
+from domino_sglang.core.head import DraftSampling, proposal_noise
 
 NAN, INF = float("nan"), float("inf")
 

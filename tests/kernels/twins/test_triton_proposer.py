@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from domino_sglang.config import DominoConfig
-from domino_sglang.head import DominoHead, VocabShard
-from domino_sglang.proposer import TargetHead, TorchProposer
-from domino_sglang.triton_proposer import TritonProposer
-from domino_sglang.verify import accept_block, accept_sampled
+from domino_sglang.core.config import DominoConfig
+from domino_sglang.core.head import DominoHead, VocabShard
+from domino_sglang.core.verify import accept_block, accept_sampled
+from domino_sglang.serving.draft.proposer import TargetHead, TorchProposer
+from domino_sglang.serving.draft.triton_proposer import TritonProposer
 from tests.support.drafters import drafter_config
 
 TARGET = {"hidden_size": 32, "vocab_size": 210, "num_hidden_layers": 6}

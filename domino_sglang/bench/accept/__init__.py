@@ -1,0 +1,1 @@
+"""``domino-sglang bench accept``: acceptance length without a server."""

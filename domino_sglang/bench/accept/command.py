@@ -1,0 +1,146 @@
+"""``domino-sglang bench accept``: acceptance length by workload, temperature, head and drafting, without a server."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from domino_sglang.bench.common import rows
+from domino_sglang.bench.common.prompt_options import add_prompt_arguments, prompts_by_workload
+from domino_sglang.bench.common.server_options import drafter_folder, dtype, target_path
+from domino_sglang.measure.provenance import Provenance, results_folder
+from domino_sglang.measure.workloads import Prompt, take
+
+logger = logging.getLogger(__name__)
+
+PLAIN_ARM = "AR"
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class AcceptRow:
+    """One prompt decoded one way.
+
+    Attributes:
+        drafts: ``sampled`` or ``greedy``; empty for plain decoding.
+        accepted: accepted proposals of each verify step.
+        tokens: new tokens after the first; ``seconds`` is what they took.
+    """
+
+    workload: str
+    prompt: int
+    temperature: float
+    arm: str
+    drafts: str
+    accepted: list[int]
+    tokens: int
+    seconds: float
+    kind: str = "acceptance"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    models = parser.add_argument_group("models")
+    models.add_argument("--target", help="target model, folder or hub name (default: the demo's SmolLM2-135M-Instruct)")
+    models.add_argument("--drafter", type=Path, help="Domino drafter's folder (default: the packaged one)")
+    models.add_argument("--dtype", help="of target and drafter (default: float32 on a CPU, bfloat16 on a GPU)")
+    add_prompt_arguments(parser, default=("humaneval", "maths", "chat", "long"))
+    what = parser.add_argument_group("measurement")
+    what.add_argument("--temperature", type=float, nargs="+", default=[0.0, 0.6, 1.0], help="0 is greedy")
+    what.add_argument("--num-prompts", type=int, default=8, help="of each workload")
+    what.add_argument("--max-tokens", type=int, default=64, help="longest answer, in tokens")
+    what.add_argument("--no-plain", action="store_true", help="no plain decoding beside it, and so no speedup")
+    what.add_argument("--seed", type=int, default=0, help="of sampling")
+    what.add_argument("--out", type=Path, help="folder of the report (default: under benchmarks/results)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and report; 0, or 130 after Ctrl-C, which keeps what was measured."""
+    import torch
+
+    prompts, drafter = prompts_by_workload(args), drafter_folder(args)
+    out = results_folder("accept", args.out)
+    head = Provenance.now().json() | {
+        "settings": {
+            "workloads": [*prompts],
+            "temperatures": args.temperature,
+            "num_prompts": args.num_prompts,
+            "max_tokens": args.max_tokens,
+            "seed": args.seed,
+        }
+    }
+    (out / "rows.jsonl").write_text(json.dumps(head, ensure_ascii=False) + "\n", encoding="utf-8")
+    status = 0
+    bench = Bench(target_path(args), drafter, dtype(args, torch.cuda.is_available()))
+    try:
+        for row in bench.rows(args, prompts):
+            rows.append(out / "rows.jsonl", row)
+    except KeyboardInterrupt:
+        logger.warning("Interrupted: keeping what was measured.")
+        status = INTERRUPTED
+    from domino_sglang.bench.accept.report import write_report
+
+    logger.info("%s", write_report(out))
+    return status
+
+
+class Bench:
+    """Target and drafter, loaded once."""
+
+    def __init__(self, target: str, drafter: Path, dtype: str):
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        from domino_sglang.hf import DominoDraftModel
+
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.tokenizer = AutoTokenizer.from_pretrained(target)
+        self.target = AutoModelForCausalLM.from_pretrained(target, dtype=getattr(torch, dtype)).to(self.device).eval()
+        self.drafter = DominoDraftModel.from_pretrained(drafter, dtype=dtype, device=self.device)
+        eos = self.target.generation_config.eos_token_id
+        self.stops = set() if eos is None else {eos} if isinstance(eos, int) else set(eos)
+
+    def rows(self, args: argparse.Namespace, prompts: dict[str, tuple[Prompt, ...]]) -> Iterator[AcceptRow]:
+        """Every way of drafting in turn at each prompt, so that an interruption leaves a fair part."""
+        from domino_sglang.bench.accept.offline import GREEDY, SAMPLED, Drafting, decode, decode_plainly
+
+        work = [
+            (workload, number, prompt, temperature)
+            for number in range(args.num_prompts)
+            for workload, choice in prompts.items()
+            for prompt in take(choice, 1, number)
+            for temperature in args.temperature
+        ]
+        for workload, number, prompt, temperature in tqdm(work, desc="acceptance", unit="prompt"):
+            ids = self._ids(prompt)
+            options = {
+                "temperature": temperature,
+                "max_new_tokens": args.max_tokens,
+                "stops": self.stops,
+                "seed": args.seed + number,
+            }
+            if not args.no_plain:
+                trace = decode_plainly(self.target, ids, **options)
+                count = len(trace.tokens) - 1
+                yield AcceptRow(workload, number, temperature, PLAIN_ARM, "", [], count, trace.seconds)
+            for drafts in (SAMPLED, GREEDY) if temperature > 0 else (GREEDY,):
+                for head in (False, True):
+                    drafting = Drafting(head, drafts)
+                    trace = decode(self.drafter, self.target, ids, drafting, **options)
+                    count = len(trace.tokens) - 1
+                    yield AcceptRow(
+                        workload, number, temperature, drafting.arm, drafts, trace.accepted, count, trace.seconds
+                    )
+
+    def _ids(self, prompt: Prompt):
+        messages = [dict(message) for message in prompt.messages]
+        encoded = self.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        return encoded["input_ids"].to(self.device)

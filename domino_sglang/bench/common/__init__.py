@@ -1,0 +1,1 @@
+"""What the measurements share: rows, statistics, arms and their servers."""

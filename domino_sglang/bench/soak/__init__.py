@@ -1,0 +1,1 @@
+"""``domino-sglang bench soak``: a server under mixed load for a long time."""

@@ -1,0 +1,1 @@
+"""What bench, demo and training share: provenance, a server process, evaluation prompts, streams."""

@@ -1,0 +1,1 @@
+"""The drafter under SGLang: backbone, the target's LM head, the Domino head."""

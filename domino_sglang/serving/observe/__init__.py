@@ -1,0 +1,1 @@
+"""What an operator sees: counters and the time of a step's parts."""

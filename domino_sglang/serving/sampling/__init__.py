@@ -1,0 +1,1 @@
+"""What decides a token: penalties, seeds, the target's distribution."""

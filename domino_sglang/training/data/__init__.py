@@ -1,0 +1,1 @@
+"""Training data: prompts, the target's own text, hidden states."""

@@ -1,0 +1,1 @@
+"""Acceptance of a drafter in training, and ablations."""

@@ -1,0 +1,1 @@
+"""The training loop: anchored blocks, loss, schedules, resumable state."""
