@@ -8,12 +8,14 @@ import shlex
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from domino_sglang.measure.environment import hardware, versions
 
 RESULTS = Path("benchmarks") / "results"
+OWN = ("domino_sglang", "domino_kernels")
 
 
 @dataclass(frozen=True)
@@ -70,14 +72,19 @@ def slug(text: str) -> str:
 
 
 def commit() -> str:
-    """The commit this code is at, ``(modified)`` when files differ from it, or where it was installed from."""
+    """The commit this code is at, ``(modified)`` when files of the package or the kernels differ from it, or what is
+    installed, where no repository tracks the package."""
+    folders = [Path(spec.origin).parent for name in OWN if (spec := find_spec(name)) and spec.origin]
 
     def git(*words: str) -> str:
-        folder = Path(__file__).parent
-        return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", *words], cwd=folders[0], capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".")
+        # A repository around a virtual environment holds an installation without tracking it.
+        git("ls-files", "--error-unmatch", "--", "__init__.py")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", *map(str, folders))
         return git("rev-parse", "--short=12", "HEAD") + (" (modified)" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return f"installed package, version {versions()['domino-sglang']}"
