@@ -55,7 +55,7 @@ class SpecGeneration:
         callback: Callable[[list[int]], None] | None = None,
         head: bool = True,
     ) -> SpecOutput:
-        """Continue a prompt; the output law is exactly the target's own.
+        """Continue a prompt; the output distribution is exactly the target's own.
 
         Greedy output equals ``target.generate(do_sample=False)`` token for token as long as the target computes a
         block and a single token alike (float32; in bfloat16 up to ties within rounding).

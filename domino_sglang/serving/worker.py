@@ -15,16 +15,17 @@ from sglang.srt.speculative.spec_tp_sync import SpecTpSyncSite
 from domino_sglang.core.devices import runs_triton
 from domino_sglang.core.verify import accept_block, accept_sampled
 from domino_sglang.serving.adaptive.blocks import AdaptiveBlocks
-from domino_sglang.serving.adaptive.deferred_context import MAX_BYTES, LateContext
+from domino_sglang.serving.adaptive.deferred_context import MAX_BYTES, DeferredContext
 from domino_sglang.serving.draft.proposer import Proposer, TorchProposer
 from domino_sglang.serving.draft.target_head import target_head
 from domino_sglang.serving.observe.metrics import count_blocks, count_positions
-from domino_sglang.serving.observe.step_timer import time_steps
+from domino_sglang.serving.observe.step_timer import NoTimer, step_timer
 from domino_sglang.serving.sampling.first_token import SeededFirstToken
-from domino_sglang.serving.sampling.penalties import BlockPenalties, TokenLedger, count_of, forbid_early_stop
-from domino_sglang.serving.sampling.prefill_penalties import has_past, penalise_resumed
+from domino_sglang.serving.sampling.penalties import BlockPenalties, TokenLedger, count_of
+from domino_sglang.serving.sampling.prefill_penalties import has_past, penalise_prefill
 from domino_sglang.serving.sampling.seeds import SeedSource
-from domino_sglang.serving.sampling.target_distribution import law_of, target_probabilities
+from domino_sglang.serving.sampling.target_distribution import rows_of, target_probabilities
+from domino_sglang.serving.step import DecodeStep
 
 logger = logging.getLogger(__name__)
 
@@ -53,17 +54,16 @@ class DominoWorker(DFlashWorkerV2):
         if settled.speculative_adaptive:
             # SGLang copies a hierarchical cache to the host when it likes: nothing may be missing from it.
             waiting = 0 if settled.enable_hierarchical_cache else MAX_BYTES
-            context = LateContext(self._write_context, waiting)
+            context = DeferredContext(self._write_context, waiting)
             self.adaptive = AdaptiveBlocks(self, settled.speculative_adaptive_config, context)
+        self.timer = NoTimer()
         if settled.enable_metrics:
             self._measure(settled.served_model_name or settled.model_path)
-        self._batch = None
-        self._sampling_info = None
-        self._penalties = None
+        self._step: DecodeStep | None = None
 
     def _measure(self, model_name: str) -> None:
         count_positions(model_name, self.block_size - 1)
-        time_steps(self, model_name)
+        self.timer = step_timer(self.device, model_name)
         if self.adaptive is not None:
             self.adaptive.observe = count_blocks(model_name)
 
@@ -75,8 +75,7 @@ class DominoWorker(DFlashWorkerV2):
         self.proposer = self.build_proposer()
         embedding, scale = unwrap_lora_layer(target_model.get_input_embeddings()), self._noise_embed_scale
         self.draft_model.embed_block = lambda ids: embedding(ids) if scale == 1.0 else embedding(ids) * scale
-        # By name, because there is another proposer for each length of block.
-        self.draft_model.propose = lambda *block: self.proposer(*block)
+        self.draft_model.propose = self._propose
         logger.info(
             "DOMINO drafts %d tokens a step: the head runs in %s, %s, with %.1f MB besides its weights.",
             self.block_size,
@@ -106,7 +105,7 @@ class DominoWorker(DFlashWorkerV2):
             self.adaptive.settle(num_correct_drafts_per_req, batch_size)
 
     def _append_target_hidden_to_draft_kv_by_loc(self, *, target_hidden, cache_loc, positions, **kwargs):
-        if self._batch is not None and self.adaptive is not None and self.adaptive.resting:
+        if self._step is not None and self.adaptive is not None and self.adaptive.resting:
             self.adaptive.context.add(target_hidden, cache_loc, positions)
             return
         super()._append_target_hidden_to_draft_kv_by_loc(
@@ -120,8 +119,10 @@ class DominoWorker(DFlashWorkerV2):
         if batch.forward_mode.is_idle():
             return super().forward_batch_generation(batch, *args, **kwargs)
         if batch.forward_mode.is_extend() or batch.is_extend_in_batch:
+            self.timer.interrupted()
             return self._prefill(batch, *args, **kwargs)
-        return self._decode(batch, *args, **kwargs)
+        with self.timer.step():
+            return self._decode(batch, *args, **kwargs)
 
     def _prefill(self, batch, *args, **kwargs):
         if self.adaptive is not None:
@@ -131,7 +132,7 @@ class DominoWorker(DFlashWorkerV2):
         first = len(batch.reqs) - decoding
         self.ledger.forget({req.rid for req in batch.reqs[:first]})
         info, reqs = batch.sampling_info, batch.reqs
-        batch.sampling_info = penalise_resumed(info, reqs, batch.seq_lens, self._past(batch, first))
+        batch.sampling_info = penalise_prefill(info, reqs, batch.seq_lens, self._past(batch, first))
         self.first_token.stage(batch)
         try:
             result = super().forward_batch_generation(batch, *args, **kwargs)
@@ -156,24 +157,20 @@ class DominoWorker(DFlashWorkerV2):
         return past
 
     def _decode(self, batch, *args, **kwargs):
-        # Upstream would apply the batch's penalties and bias to every position alike; _accept_block does it instead.
         if self.adaptive is not None:
             self.adaptive.choose(batch.reqs)
-        info = batch.sampling_info
-        self._batch, self._sampling_info = batch, info
-        self._penalties = self.ledger.penalties(batch.reqs, batch.spec_info.bonus_tokens)
-        batch.sampling_info = dataclasses.replace(
-            info,
-            penalizer_orchestrator=None,
-            acc_additive_penalties=None,
-            acc_scaling_penalties=None,
-            logit_bias=None,
-        )
+        self._step = step = DecodeStep.of(batch, self.ledger)
+        batch.sampling_info = step.without_adjustments()
         try:
             return super().forward_batch_generation(batch, *args, **kwargs)
         finally:
-            batch.sampling_info = info
-            self._batch = self._sampling_info = self._penalties = None
+            batch.sampling_info, self._step = step.sampling_info, None
+
+    @property
+    def _decoding(self) -> DecodeStep:
+        if self._step is None:
+            raise RuntimeError("no decode step is under way")
+        return self._step
 
     # --- draft ---
 
@@ -188,28 +185,32 @@ class DominoWorker(DFlashWorkerV2):
         temperature = info.temperatures.view(-1).float().masked_fill(info.top_ks.view(-1) <= 1, 0.0)
         self.proposer.stage(temperature, self.seeds.draw(batch.reqs))
 
+    def _propose(self, hidden_states: torch.Tensor, input_ids: torch.Tensor, positions: torch.Tensor) -> None:
+        with self.timer.inside("head", of="draft"):
+            self.proposer(hidden_states, input_ids, positions)
+
     def _maybe_build_draft_sampler(self):
         # The head is part of the drafter's forward: nothing is left to capture behind it.
         return None
 
     def _greedy_sample_from_vocab_parallel_head(self, *, hidden_states, lm_head, chunk_size=256):
         # Upstream asks for the proposals of the block whose forward has just run.
-        return self.proposer.block(len(self._batch.seq_lens)).draft.tokens.reshape(-1)
+        self.timer.ends("draft")
+        return self.proposer.block(len(self._decoding.reqs)).draft.tokens.reshape(-1)
 
     # --- verify ---
 
     def _can_skip_verify_logits(self, batch, sampling_info) -> bool:
-        if self._penalties is not None or self._sampling_info.logit_bias is not None:
-            return False
-        if any(req.sampling_params.min_new_tokens > 0 for req in batch.reqs):
-            return False
-        return super()._can_skip_verify_logits(batch, sampling_info)
+        return not self._decoding.adjusts() and super()._can_skip_verify_logits(batch, sampling_info)
 
     def _accept_block(
         self, *, candidates, next_token_logits, sampling_info, draft_input, prefix_lens, bs, target_predict=None
     ):
+        self.timer.ends("verify")
+        step = self._decoding
         if next_token_logits is not None:
-            self._adjust(next_token_logits.view(bs, self.block_size, -1), candidates, prefix_lens)
+            logits = next_token_logits.view(bs, self.block_size, -1)
+            step.adjust(logits, candidates[:, 1:], prefix_lens, self._accepted_at_once(logits.shape[-1]))
         if sampling_info.is_all_greedy:
             accepted = super()._accept_block(
                 candidates=candidates,
@@ -223,16 +224,9 @@ class DominoWorker(DFlashWorkerV2):
         else:
             accepted = self._accept_sampled(candidates, next_token_logits, sampling_info, bs)
         _accept_len, commit_lens, _bonus, out_tokens, _new_seq_lens = accepted
-        self.ledger.commit(self._batch.reqs, out_tokens, commit_lens)
+        self.ledger.commit(step.reqs, out_tokens, commit_lens)
+        self.timer.ends("accept")
         return accepted
-
-    def _adjust(self, logits: torch.Tensor, candidates: torch.Tensor, prefix_lens: torch.Tensor) -> None:
-        if self._penalties is not None:
-            for some in self._penalties.split(self._accepted_at_once(logits.shape[-1])):
-                some.apply(logits, candidates[:, 1:])
-        forbid_early_stop(logits, self._batch.reqs, prefix_lens)
-        if self._sampling_info.logit_bias is not None:
-            logits += self._sampling_info.logit_bias[:, None].to(logits.dtype)
 
     def _accept_sampled(self, candidates, next_token_logits, sampling_info, bs):
         logits, block = next_token_logits.view(bs, self.block_size, -1), self.proposer.block(bs)
@@ -249,7 +243,7 @@ class DominoWorker(DFlashWorkerV2):
 
     def _accept_rows(self, requests: slice, candidates, logits, sampling_info, block):
         """Accept length and bonus token of some of a batch's requests; every tensor-parallel rank cuts alike."""
-        logits, info, block = logits[requests], law_of(sampling_info, requests), block.rows(requests)
+        logits, info, block = logits[requests], rows_of(sampling_info, requests), block.rows(requests)
         accept = accept_block if self._block_verification else accept_sampled
         acceptance = accept(
             target_probabilities(logits, info),

@@ -67,7 +67,7 @@ def test_decoding_ends_with_the_stop(models):
     assert cut == tokens[: tokens.index(stop) + 1]
 
 
-def test_greedy_drafts_keep_the_targets_law(models):
+def test_greedy_drafts_keep_the_targets_distribution(models):
     """The second new token against the target's own distribution."""
     target, drafter = models
     draws = 300
@@ -80,7 +80,7 @@ def test_greedy_drafts_keep_the_targets_law(models):
         second = target(torch.cat([PROMPT.expand(VOCAB, -1), torch.arange(VOCAB)[:, None]], 1)).logits[:, -1].float()
         expected = first @ torch.softmax(second, -1)
     distance = 0.5 * (counts / draws - expected).abs().sum()
-    # As many draws from the law itself lie about 0.14 from it; greedy drafts taken as they are would lie at 0.8.
+    # As many draws from it lie about 0.14 away; greedy drafts taken as they are would lie at 0.8.
     assert distance < 0.25, f"total variation {distance:.3f}"
 
 

@@ -16,16 +16,16 @@ from tests.support.targets import write_target
 
 LENGTH = 14
 PROMPTS = ([5, 17, 42, 8, 61, 9], [3, 3, 70, 88, 12, 51, 29, 64], [7, 33, 90, 4], [11, 62, 7, 7, 45])
-# One of each law in a batch; seeds make the sampled ones repeat.
-LAWS = (
+# One of each distribution in a batch; seeds make the sampled ones repeat.
+DISTRIBUTIONS = (
     {"temperature": 0},
     {"temperature": 1.0, "sampling_seed": 1},
     {"temperature": 0.7, "top_p": 0.9, "sampling_seed": 2, "frequency_penalty": 0.5},
     {"temperature": 1.3, "top_k": 12, "min_p": 0.02, "sampling_seed": 3},
 )
 REQUESTS = [
-    (prompt, law | {"max_new_tokens": LENGTH - 2 * i, "ignore_eos": True})
-    for i, (prompt, law) in enumerate(zip(PROMPTS, LAWS, strict=True))
+    (prompt, distribution | {"max_new_tokens": LENGTH - 2 * i, "ignore_eos": True})
+    for i, (prompt, distribution) in enumerate(zip(PROMPTS, DISTRIBUTIONS, strict=True))
 ]
 FLAGS = {
     "sync, block verification, draft window": [

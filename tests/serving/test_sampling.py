@@ -1,4 +1,4 @@
-"""Sampled text through the server follows plain decoding's law, and seeds hold."""
+"""Sampled text through the server follows plain decoding's distribution, and seeds hold."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from scipy.stats import chi2_contingency
 from tests.prompts import chat, code, languages
 from tests.support.client import Client
 
-LAWS = {
+DISTRIBUTIONS = {
     "temperature 1": {"temperature": 1.0},
     "top-p 0.9": {"temperature": 1.0, "top_p": 0.9},
     "top-k 20": {"temperature": 0.8, "top_k": 20},
     "min-p 0.1": {"temperature": 1.0, "min_p": 0.1},
-    # Letters and commas in turn. Without the penalty, or without the bias, 192 samples show another law.
+    # Letters and commas in turn. Without the penalty, or without the bias, 192 samples show another distribution.
     "grammar, penalty and bias": {
         "temperature": 1.0,
         "regex": "[AB](,[AB]){15}",
@@ -28,7 +28,7 @@ LAWS = {
     },
 }
 SAMPLES, LENGTH = 96, 4
-# With a dozen tests, a true law fails one of them once in ten thousand runs.
+# With a dozen tests, a true distribution fails one of them once in ten thousand runs.
 SIGNIFICANCE = 1e-5
 
 
@@ -37,7 +37,7 @@ def samples(client: Client, prompt: list[int], sampling: dict, number: int, leng
     return client.generate(prompt, body, return_logprob=True)
 
 
-def same_law(ours: Counter, plain: Counter) -> float:
+def same_distribution(ours: Counter, plain: Counter) -> float:
     """p-value of the two-sample chi-square test; rare outcomes count as one."""
     total = ours + plain
     common = [outcome for outcome, count in total.items() if count >= 10]
@@ -51,16 +51,16 @@ def same_law(ours: Counter, plain: Counter) -> float:
 
 @pytest.fixture(scope="module")
 def plain(ar) -> Callable[[str, str, int, int], list[dict]]:
-    """Plain decoding's samples of a message under a law, drawn once for both servers."""
+    """Plain decoding's samples of a message under a distribution, drawn once for both servers."""
 
     @functools.cache
     def drawn(message: str, name: str, number: int, length: int) -> list[dict]:
-        return samples(ar, ar.chat_ids(message), LAWS[name], number, length)
+        return samples(ar, ar.chat_ids(message), DISTRIBUTIONS[name], number, length)
 
     return drawn
 
 
-# Each filter on one server: both servers apply the same ones (test_target_law.py).
+# Each filter on one server: both servers apply the same ones (test_target_distribution.py).
 @pytest.mark.parametrize(
     ("server", "name", "number"),
     [
@@ -75,20 +75,20 @@ def plain(ar) -> Callable[[str, str, int, int], list[dict]]:
 )
 def test_frequencies_of_tokens_and_bigrams(servers, plain, server, name, number):
     message, client = chat(1)[0], servers[server].client
-    ours = samples(client, client.chat_ids(message), LAWS[name], number, LENGTH)
+    ours = samples(client, client.chat_ids(message), DISTRIBUTIONS[name], number, LENGTH)
     texts = [[tuple(reply["output_ids"]) for reply in arm] for arm in (ours, plain(message, name, number, LENGTH))]
     assert [len(arm) for arm in texts] == [number, number]
     for width in (1, 2):
         for start in range(LENGTH - width + 1):
             counts = [Counter(text[start : start + width] for text in arm) for arm in texts]
-            assert same_law(*counts) > SIGNIFICANCE, (start, width, counts)
+            assert same_distribution(*counts) > SIGNIFICANCE, (start, width, counts)
 
 
 def test_mean_log_likelihood_equals_plain_decoding(each_domino, plain):
     number, length = 16, 10
     difference, variance = 0.0, 0.0
     for message in [*chat(2), *code(1), *languages(1)]:
-        ours = samples(each_domino, each_domino.chat_ids(message), LAWS["temperature 1"], number, length)
+        ours = samples(each_domino, each_domino.chat_ids(message), DISTRIBUTIONS["temperature 1"], number, length)
         means = []
         for replies in (ours, plain(message, "temperature 1", number, length)):
             values = [sum(e[0] for e in reply["meta_info"]["output_token_logprobs"]) / length for reply in replies]

@@ -8,7 +8,7 @@ Three rules, each a pure function over one batch of drafted blocks:
 * :func:`accept_block`: block verification (Sun et al., arXiv 2403.10444), what
   ``--speculative-use-block-verification`` asks for.
 
-The two sampled rules commit tokens whose law is exactly that of drawing from the target one token at a time. None of
+The two sampled rules commit tokens distributed exactly as if drawn from the target one at a time. None of
 them waits for the device: no ``.item()``, no boolean indexing, no loop over requests.
 """
 

@@ -85,7 +85,7 @@ def draw_bonus(mass: torch.Tensor, p: torch.Tensor, accept_len: torch.Tensor, sa
         accept_len: ``[B]``.
     """
     # A residual without mass means p <= q everywhere, hence p = q, and then a rejection has probability zero: only
-    # rounding brings us here, as often as rounding is large (about 1e-7). Any law on this event changes the output law
+    # rounding brings us here, as often as rounding is large (about 1e-7). Any choice on this event changes the output
     # by no more than its probability. p is the one that also keeps what must never break: a token the target cannot
     # produce (grammar, top-k) is not produced.
     empty = mass.amax(-1, keepdim=True) <= 0

@@ -1,4 +1,4 @@
-"""SGLang's policy for the length of the block, made patient: a drafter that has rested in vain rests longer.
+"""SGLang's policy for the length of the block, with backoff: a drafter that has rested in vain rests longer.
 
 Where drafting does not pay, SGLang's policy drafts again after every ``update_interval`` steps of plain decoding, for
 as many steps, to see whether it pays now: half of all steps then lose. Here each rest is twice the one before, up to
@@ -15,7 +15,7 @@ LONGEST = 32
 
 
 @dataclass
-class Patience:
+class Backoff:
     """Of one entry of the table.
 
     Attributes:
@@ -46,18 +46,18 @@ class Patience:
             self.intervals = min(2 * self.intervals, LONGEST)
 
 
-class PatientParams(AdaptiveSpeculativeParams):
-    """SGLang's ``AdaptiveSpeculativeParams`` with patience for each of its entries."""
+class BackoffParams(AdaptiveSpeculativeParams):
+    """SGLang's ``AdaptiveSpeculativeParams`` with a backoff for each of its entries."""
 
     def __init__(self, initial_steps: int, cfg_path: str | None = None):
         super().__init__(initial_steps, cfg_path)
-        self._patience: dict[AdaptiveStepSlot, Patience] = {slot: Patience() for slot in self._slots.values()}
+        self._backoff: dict[AdaptiveStepSlot, Backoff] = {slot: Backoff() for slot in self._slots.values()}
 
     def on_verify_complete(self, num_correct_drafts_per_req: list[int], batch_size: int) -> int | None:
         slot = self._route(batch_size)
-        patience = self._patience[slot]
-        if slot.current_steps == 0 and patience.rest():
+        backoff = self._backoff[slot]
+        if slot.current_steps == 0 and backoff.rest():
             return None
         steps = super().on_verify_complete(num_correct_drafts_per_req, batch_size)
-        patience.decided(slot.current_steps, steps is not None, slot.update_interval)
+        backoff.decided(slot.current_steps, steps is not None, slot.update_interval)
         return steps

@@ -1,10 +1,10 @@
 """Blocks of several lengths in one server: ``--speculative-adaptive``, which SGLang has for EAGLE.
 
 Drafting pays while verifying a block costs little more than decoding one token. With many requests in a batch it no
-longer does, and a shorter block, or none, serves more. SGLang's policy (``adaptive_spec_params.py``, with patience:
-``patience.py``) names the number of proposals for each batch from its size and the recent acceptance; here is what it
+longer does, and a shorter block, or none, serves more. SGLang's policy (``adaptive_spec_params.py``, with backoff:
+``backoff.py``) names the number of proposals for each batch from its size and the recent acceptance; here is what it
 switches: everything in a worker that is sized by the block. Zero proposals is plain decoding: the drafter rests, and
-its KV cache is brought up to date before it is read again (``late_context.py``).
+its KV cache is brought up to date before it is read again (``deferred_context.py``).
 
 Requests with a ``sampling_seed`` are served with the longest block, and what they are batched with too: their text must
 not depend on how busy the server is.
@@ -24,8 +24,8 @@ from sglang.srt.speculative.adaptive_spec_params import resolve_candidate_steps_
 from sglang.srt.speculative.dflash_worker_v2 import draft_pp_context, draft_tp_context
 from sglang.srt.speculative.draft_worker_common import build_block_pos_offsets, make_draft_block_spec_info
 
-from domino_sglang.serving.adaptive.backoff import PatientParams
-from domino_sglang.serving.adaptive.deferred_context import LateContext
+from domino_sglang.serving.adaptive.backoff import BackoffParams
+from domino_sglang.serving.adaptive.deferred_context import DeferredContext
 from domino_sglang.serving.draft.proposer import NoProposer
 from domino_sglang.serving.sampling.seeds import seeded_rows
 
@@ -138,11 +138,11 @@ class AdaptiveBlocks:
         context: of the steps without proposals.
     """
 
-    def __init__(self, worker: Any, config_path: str, context: LateContext):
+    def __init__(self, worker: Any, config_path: str, context: DeferredContext):
         self.observe: Callable[[int], None] = lambda proposals: None
         self.worker, self.draft_runner, self.context = worker, worker.draft_model_runner, context
         self.longest = self.speculative_num_steps = worker.block_size - 1
-        self.controller = AdaptiveController(self, PatientParams(self.longest, config_path))
+        self.controller = AdaptiveController(self, BackoffParams(self.longest, config_path))
         self._states: dict[int, BlockState] = {}
 
     @property

@@ -15,7 +15,7 @@ MAX_BYTES = 8 << 20
 Write = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None]
 
 
-class LateContext:
+class DeferredContext:
     """Context features of steps of plain decoding, until they are written.
 
     A slot that a request has left may be given to another one. So whatever waits is written before other requests

@@ -3,11 +3,11 @@
 Off unless the server's environment says ``DOMINO_STEP_TIMER=1``; then ``domino:step_seconds_total{part}`` over
 ``domino:timed_steps_total`` is the mean of each part. The parts add up to the time from one decode step to the next:
 
-- ``draft``: the drafter's forward, without the head;
+- ``draft``: the block's preparation and the drafter's forward, without the head;
 - ``head``: base logits and the Domino head (on a GPU they are part of the captured draft graph, and of ``draft``);
-- ``verify``: the target's forward over the block;
+- ``verify``: the target's forward over the block, and its batch's preparation;
 - ``accept``: penalties, probabilities, acceptance;
-- ``commit``: what else the worker does, most of it preparing the block and writing the draft KV cache;
+- ``commit``: what comes behind it, most of it writing the draft KV cache;
 - ``scheduler``: from the end of one step to the start of the next, when no prefill lies between. After an idle
   moment there always is one, so waiting for work is not counted.
 """
@@ -17,7 +17,8 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from domino_sglang.names import STEP_PARTS, STEP_TIMER
@@ -62,8 +63,24 @@ class CudaClock:
         return start.elapsed_time(end) / 1e3
 
 
-class StepTimer:
-    """Adds up the parts of decode steps.
+class NoTimer:
+    """Times nothing; what a worker calls when nobody asked."""
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        yield
+
+    def ends(self, part: str) -> None: ...
+
+    @contextmanager
+    def inside(self, part: str, of: str) -> Iterator[None]:
+        yield
+
+    def interrupted(self) -> None: ...
+
+
+class StepTimer(NoTimer):
+    """Adds up the parts of decode steps, each from the end of the one before it.
 
     Args:
         clock: the device's.
@@ -72,95 +89,64 @@ class StepTimer:
 
     def __init__(self, clock: Clock, observe: Callable[[dict[str, float]], None]):
         self.clock, self.observe = clock, observe
-        self._spans: list[tuple[str, Any, Any]] | None = None
+        self._spans: list[tuple[str, int, Any, Any]] | None = None
+        self._last: Any = None
         self._previous_end: Any = None
-        self._pending: deque[tuple[Any, Any, Any, list[tuple[str, Any, Any]]]] = deque()
+        self._pending: deque[list[tuple[str, int, Any, Any]]] = deque()
 
-    def step(self, decode: Callable) -> Callable:
-        """Wrap the call that is one decode step."""
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """One decode step; what no other part has taken of it is ``commit``'s."""
+        start = self._last = self.clock.mark()
+        spans = self._spans = []
+        try:
+            yield
+        except BaseException:
+            self._spans = self._previous_end = None
+            raise
+        self.ends("commit")
+        self._spans = None
+        if self._previous_end is not None:
+            self._pending.append([("scheduler", 1, self._previous_end, start), *spans])
+        self._previous_end = self._last
+        self._drain()
 
-        def timed(*args, **kwargs):
-            self._spans = []
-            start = self.clock.mark()
-            try:
-                result = decode(*args, **kwargs)
-            except BaseException:
-                self._spans = self._previous_end = None
-                raise
-            end = self.clock.mark()
-            if self._previous_end is not None:
-                self._pending.append((self._previous_end, start, end, self._spans))
-            self._spans, self._previous_end = None, end
-            self._drain()
-            return result
+    def ends(self, part: str) -> None:
+        """The time since the last part's end, or the step's start, was this one's. Outside steps nothing is timed."""
+        if self._spans is not None:
+            now = self.clock.mark()
+            self._spans.append((part, 1, self._last, now))
+            self._last = now
 
-        return timed
+    @contextmanager
+    def inside(self, part: str, of: str) -> Iterator[None]:
+        """A part that lies inside another one, and is taken out of it; warm-up and graph capture are not timed."""
+        start = None if self._spans is None else self.clock.mark()
+        try:
+            yield
+        finally:
+            if start is not None and self._spans is not None:
+                end = self.clock.mark()
+                self._spans += [(part, 1, start, end), (of, -1, start, end)]
 
-    def span(self, part: str, call: Callable, when: Callable[..., bool] = lambda *_, **__: True) -> Callable:
-        """Wrap a call inside a step; calls outside steps (warm-up, graph capture) are not timed."""
-
-        def timed(*args, **kwargs):
-            if self._spans is None or not when(*args, **kwargs):
-                return call(*args, **kwargs)
-            start = self.clock.mark()
-            try:
-                return call(*args, **kwargs)
-            finally:
-                self._spans.append((part, start, self.clock.mark()))
-
-        return timed
-
-    def interruption(self, call: Callable) -> Callable:
-        """Wrap a call after which the next step has no neighbour: a prefill."""
-
-        def timed(*args, **kwargs):
-            try:
-                return call(*args, **kwargs)
-            finally:
-                self._previous_end = None
-
-        return timed
+    def interrupted(self) -> None:
+        """The next step has no neighbour: a prefill lies between."""
+        self._previous_end = None
 
     def _drain(self) -> None:
-        seconds = self.clock.seconds
-        while self._pending and self.clock.passed(self._pending[0][2]):
-            previous_end, start, end, spans = self._pending.popleft()
+        while self._pending and self.clock.passed(self._pending[0][-1][3]):
             parts = dict.fromkeys(STEP_PARTS, 0.0)
-            for part, began, ended in spans:
-                parts[part] += seconds(began, ended)
-            # The head runs inside the drafter's forward.
-            parts["draft"] -= parts["head"]
-            inside = sum(parts.values())
-            parts["commit"] = seconds(start, end) - inside
-            parts["scheduler"] = seconds(previous_end, start)
+            for part, sign, began, ended in self._pending.popleft():
+                parts[part] += sign * self.clock.seconds(began, ended)
             self.observe(parts)
 
 
-def time_steps(worker: Any, model_name: str) -> StepTimer | None:
-    """Time a DOMINO worker's steps from now on, if the environment asks for it.
-
-    Args:
-        worker: with ``_decode``, ``_prefill``, ``_accept_block``, ``draft_model_runner``, ``draft_model`` and
-            ``_target_worker``.
-        model_name: label of the counters.
-    """
+def step_timer(device: Any, model_name: str) -> NoTimer:
+    """A timer for a worker on ``device``, counting under the label ``model_name``, if the environment asks for one."""
     if os.environ.get(STEP_TIMER) != "1":
-        return None
-    on_gpu = str(worker.device).startswith("cuda")
-    timer = StepTimer(CudaClock() if on_gpu else HostClock(), _counters(model_name))
-    target, runner = worker._target_worker, worker.draft_model_runner
-    worker._decode = timer.step(worker._decode)
-    worker._prefill = timer.interruption(worker._prefill)
-    worker._accept_block = timer.span("accept", worker._accept_block)
-    runner.forward = timer.span("draft", runner.forward)
-    target.forward_batch_generation = timer.span("verify", target.forward_batch_generation, _is_verify)
-    if not on_gpu:
-        worker.draft_model.propose = timer.span("head", worker.draft_model.propose)
-    return timer
-
-
-def _is_verify(*_args, is_verify: bool = False, **_kwargs) -> bool:
-    return is_verify
+        return NoTimer()
+    clock = CudaClock() if str(device).startswith("cuda") else HostClock()
+    return StepTimer(clock, _counters(model_name))
 
 
 def _counters(model_name: str) -> Callable[[dict[str, float]], None]:

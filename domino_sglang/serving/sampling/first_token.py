@@ -35,8 +35,8 @@ class SeededFirstToken:
         if staged is None:
             return self._sample_from_probs(probs, sampling_info, positions, simple_sampling_case)
         rows, seeds = staged
-        law = filtered(probs[:, None].float(), sampling_info)[rows, 0]
-        drawn = draw_with_seed(law, seeds, positions[rows])
+        distribution = filtered(probs[:, None].float(), sampling_info)[rows, 0]
+        drawn = draw_with_seed(distribution, seeds, positions[rows])
         tokens, capture = self._sample_from_probs(probs, sampling_info, positions, simple_sampling_case)
         tokens = tokens.clone()
         tokens[rows] = drawn.to(tokens.dtype)

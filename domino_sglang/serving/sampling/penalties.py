@@ -1,7 +1,7 @@
 """Penalties inside a drafted block: each position sees the tokens drafted before it, as plain decoding would.
 
 SGLang's speculative workers apply one set of penalties, those at the block's start, to the whole block (and DFLASH
-0.5.23, under the overlap scheduler, none). The law of plain decoding needs them position by position.
+0.5.23, under the overlap scheduler, none). The distribution of plain decoding needs them position by position.
 """
 
 from __future__ import annotations

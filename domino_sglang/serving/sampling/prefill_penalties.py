@@ -21,7 +21,7 @@ def has_past(req: Any) -> bool:
     return counts_tokens(req.sampling_params) or req.sampling_params.min_new_tokens > 0
 
 
-def penalise_resumed(info: Any, reqs: list[Any], seq_lens: torch.Tensor, counts: dict[int, torch.Tensor]) -> Any:
+def penalise_prefill(info: Any, reqs: list[Any], seq_lens: torch.Tensor, counts: dict[int, torch.Tensor]) -> Any:
     """The prefill's ``SamplingBatchInfo`` with the penalties of requests that have a past; ``info`` stays as it is.
 
     Args:

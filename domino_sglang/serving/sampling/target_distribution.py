@@ -22,8 +22,8 @@ def target_probabilities(logits: torch.Tensor, sampling_info) -> torch.Tensor:
     return filtered(torch.softmax(logits.float() / temperature, -1), sampling_info)
 
 
-def law_of(info, requests: slice):
-    """What of a ``SamplingBatchInfo`` makes the law, for some of its requests."""
+def rows_of(info, requests: slice):
+    """What of a ``SamplingBatchInfo`` makes the distribution, for some of its requests."""
     names = ("temperatures", "top_ks", "top_ps", "min_ps")
     return dataclasses.replace(info, **{name: getattr(info, name)[requests] for name in names})
 

@@ -206,8 +206,8 @@ def test_successive_proposals_are_drawn_independently():
     sampling = DraftSampling(torch.ones(draws), torch.full((draws,), 11), torch.arange(draws))
     first, second = (choose(logits[j].expand(draws, vocab), j, sampling)[0] for j in range(2))
     count = torch.bincount(first * vocab + second, minlength=vocab * vocab).numpy()
-    law = logits.double().softmax(-1)
-    assert stats.chisquare(count, (law[0][:, None] * law[1] * draws).flatten().numpy()).pvalue > 1e-4
+    distribution = logits.double().softmax(-1)
+    assert stats.chisquare(count, (distribution[0][:, None] * distribution[1] * draws).flatten().numpy()).pvalue > 1e-4
 
 
 def test_a_draw_does_not_depend_on_the_batch():

@@ -1,7 +1,7 @@
-"""The committed tokens follow the target's law exactly, whatever the drafter proposes.
+"""The committed tokens follow the target's distribution exactly, whatever the drafter proposes.
 
 Each case decodes 200,000 or more short sequences by drafting and verifying until one token more than a block
-proposes is committed, and holds their joint law against the product of the target's conditional
+proposes is committed, and holds their joint distribution against the product of the target's conditional
 probabilities, by chi-square and by total variation.
 Seeds are fixed, so a failure is a bug and not bad luck.
 """
@@ -159,29 +159,29 @@ def decode_part(p, propose, rule, seed, temperature, length):
 
 
 def assert_follows(tokens: torch.Tensor, p: torch.Tensor) -> None:
-    """Sequences ``[N, L]`` against the chain ``p [V, V]`` started at token 0: the joint law of the first tokens, as
+    """Sequences ``[N, L]`` against the chain ``p [V, V]`` started at token 0: joint, of the first tokens, as
     many as 200,000 draws can tell apart, and of each pair of neighbours after them."""
     vocab, length = p.shape[0], tokens.shape[1]
     p = p.double() / p.double().sum(-1, keepdim=True)
     head = min(length, 3 if vocab <= 16 else 2)
-    law, cell = p[0], tokens[:, 0]
+    distribution, cell = p[0], tokens[:, 0]
     for j in range(1, head):
-        law = (law[:, None] * p.repeat(len(law) // vocab, 1)).flatten()
+        distribution = (distribution[:, None] * p.repeat(len(distribution) // vocab, 1)).flatten()
         cell = cell * vocab + tokens[:, j]
-    assert_law(cell, law)
+    assert_distribution(cell, distribution)
     start = p[0]
     for j in range(1, length):
         if j + 1 > head:
-            assert_law(tokens[:, j - 1] * vocab + tokens[:, j], (start[:, None] * p).flatten())
+            assert_distribution(tokens[:, j - 1] * vocab + tokens[:, j], (start[:, None] * p).flatten())
         start = start @ p
 
 
-def assert_law(cell: torch.Tensor, law: torch.Tensor) -> None:
-    """Chi-square and total variation of draws ``cell [N]`` against ``law``."""
+def assert_distribution(cell: torch.Tensor, distribution: torch.Tensor) -> None:
+    """Chi-square and total variation of draws ``cell [N]`` against ``distribution``."""
     draws = len(cell)
-    count = torch.bincount(cell, minlength=len(law)).double()
-    expected = law * draws
-    assert count[law == 0].sum() == 0, "a token the target cannot produce was committed"
+    count = torch.bincount(cell, minlength=len(distribution)).double()
+    expected = distribution * draws
+    assert count[distribution == 0].sum() == 0, "a token the target cannot produce was committed"
     common = expected >= 10
     observed = torch.cat([count[common], count[~common].sum()[None]]).numpy()
     wanted = torch.cat([expected[common], expected[~common].sum()[None]]).numpy()
@@ -190,7 +190,7 @@ def assert_law(cell: torch.Tensor, law: torch.Tensor) -> None:
         chi_square = ((observed - wanted) ** 2 / wanted).sum()
         assert stats.chi2.sf(chi_square, len(wanted) - 1) > P_VALUE_FLOOR
     variation = float((count - expected).abs().sum() / 2 / draws)
-    by_chance = float((2 * law * (1 - law) / torch.pi / draws).sqrt().sum() / 2)
+    by_chance = float((2 * distribution * (1 - distribution) / torch.pi / draws).sqrt().sum() / 2)
     assert variation <= 1.25 * by_chance + 1e-3, f"total variation {variation:.5f}, by chance {by_chance:.5f}"
 
 
@@ -258,7 +258,7 @@ def test_without_proposals_the_token_is_the_targets(rule):
     assert (result.accept_len == 0).all()
     assert torch.equal(result.bonus[greedy], p[last[greedy]].argmax(-1))
     for token in (1, 3):
-        assert_law(result.bonus[last == token], p[token].double() / p[token].double().sum())
+        assert_distribution(result.bonus[last == token], p[token].double() / p[token].double().sum())
 
 
 @pytest.mark.parametrize("pure_draft_prefix_len", [0, 1])

@@ -1,4 +1,4 @@
-"""The edges of sampled acceptance, token-wise and block: what the law tests cannot provoke by chance."""
+"""The edges of sampled acceptance, token-wise and block: what the distribution tests cannot provoke by chance."""
 
 from __future__ import annotations
 

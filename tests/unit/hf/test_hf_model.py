@@ -221,7 +221,7 @@ def test_unusable_requests_are_refused():
 
 
 def test_sampled_law_on_a_tiny_vocabulary():
-    """The first three tokens, over many seeds, follow the target's own law (chi-square at 1e-4)."""
+    """The first three tokens, over many seeds, follow the target's own distribution (chi-square at 1e-4)."""
     from scipy.stats import chisquare
 
     vocab = 5

@@ -18,7 +18,7 @@ from domino_sglang.core.head import Draft, DraftSampling
 from domino_sglang.core.verify import DraftRows, accept_block, accept_sampled
 from domino_sglang.serving.draft.proposer import DraftedBlock, TargetHead, VocabShard
 from domino_sglang.serving.sampling.penalties import BlockPenalties
-from domino_sglang.serving.sampling.target_distribution import keep_with_sort, law_of, target_probabilities
+from domino_sglang.serving.sampling.target_distribution import keep_with_sort, rows_of, target_probabilities
 from domino_sglang.serving.worker import DominoWorker
 from tests.support.sampling import sampling_information
 
@@ -63,8 +63,12 @@ def test_acceptance_stays_on_the_device(fake, accept, dtype):
 
 def test_the_targets_law_stays_on_the_device(fake):
     info = sampling_information(cuda(B, 1), cuda(B), cuda(B, dtype=torch.int32), cuda(B), vocab_size=V)
-    law = target_probabilities(cuda(B, S + 1, V, dtype=torch.bfloat16)[1:3], law_of(info, slice(1, 3)))
-    assert (law.shape, law.dtype, law.device) == ((2, S + 1, V), torch.float32, torch.device("cuda:0"))
+    distribution = target_probabilities(cuda(B, S + 1, V, dtype=torch.bfloat16)[1:3], rows_of(info, slice(1, 3)))
+    assert (distribution.shape, distribution.dtype, distribution.device) == (
+        (2, S + 1, V),
+        torch.float32,
+        torch.device("cuda:0"),
+    )
     rows = keep_with_sort(cuda(B, V), top_k=cuda(B, dtype=torch.int32), top_p=cuda(B), min_p=cuda(B))
     assert rows.device == torch.device("cuda:0")
 

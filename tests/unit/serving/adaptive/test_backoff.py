@@ -1,4 +1,4 @@
-"""The patient policy against SGLang's own, on made-up acceptances."""
+"""The policy with backoff against SGLang's own, on made-up acceptances."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from sglang.srt.speculative.adaptive_spec_params import AdaptiveSpeculativeParams
 
-from domino_sglang.serving.adaptive.backoff import LONGEST, PatientParams
+from domino_sglang.serving.adaptive.backoff import LONGEST, BackoffParams
 
 INTERVAL = 5
 
@@ -31,11 +31,9 @@ def drafted(policy, accepted: Callable[[int], int], steps: int, batch: int = 8) 
 
 
 def test_where_drafting_never_pays_it_is_hardly_tried(table):
-    upstream, patient = (
-        drafted(kind(3, table), lambda _: 0, 2000) for kind in (AdaptiveSpeculativeParams, PatientParams)
-    )
+    upstream, ours = (drafted(kind(3, table), lambda _: 0, 2000) for kind in (AdaptiveSpeculativeParams, BackoffParams))
     assert sum(upstream) / 2000 == pytest.approx(0.5, abs=0.02)
-    assert sum(patient) / 2000 < 0.06
+    assert sum(ours) / 2000 < 0.06
 
 
 def rests(steps: list[bool]) -> list[int]:
@@ -44,24 +42,24 @@ def rests(steps: list[bool]) -> list[int]:
 
 
 def test_every_rest_is_twice_the_one_before_up_to_the_longest(table):
-    found = drafted(PatientParams(3, table), lambda _: 0, 3000)
+    found = drafted(BackoffParams(3, table), lambda _: 0, 3000)
     assert rests(found)[:8] == [1, 2, 4, 8, 16, LONGEST, LONGEST, LONGEST]
 
 
 def test_where_drafting_pays_nothing_differs(table):
-    assert all(drafted(PatientParams(3, table), lambda _: 1, 500))
+    assert all(drafted(BackoffParams(3, table), lambda _: 1, 500))
 
 
 def test_drafting_comes_back_when_it_pays_again_and_is_forgiven(table):
-    policy = PatientParams(3, table)
+    policy = BackoffParams(3, table)
     assert not drafted(policy, lambda _: 0, 600)[-1]
     later = drafted(policy, lambda _: 1, (LONGEST + 2) * INTERVAL)
     assert later[-1], "one longest rest and one probe later it drafts"
     assert rests(drafted(policy, lambda _: 0, 40))[0] == 1, "the first rest is short again"
 
 
-def test_entries_are_patient_on_their_own(table):
-    policy = PatientParams(3, table)
+def test_entries_back_off_on_their_own(table):
+    policy = BackoffParams(3, table)
     drafted(policy, lambda _: 0, 600)
     assert all(drafted(policy, lambda _: 3, 50, batch=2))
     later = rests(drafted(policy, lambda _: 0, 800))

@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from domino_sglang.serving.adaptive.deferred_context import LateContext
+from domino_sglang.serving.adaptive.deferred_context import DeferredContext
 
 SLOTS, WIDTH = 24, 3
 
@@ -49,7 +49,7 @@ def steps(seed: int):
 @pytest.mark.parametrize("seed", range(5))
 def test_whoever_reads_the_cache_finds_all_of_it(seed, max_bytes):
     ours, at_once = Cache(), Cache()
-    late, features, slots, positions = LateContext(ours.write, max_bytes), *buffers()
+    late, features, slots, positions = DeferredContext(ours.write, max_bytes), *buffers()
     kinds = set()
     for kind, requests, new_slots, new_positions in steps(seed):
         kinds.add(kind)
@@ -78,7 +78,7 @@ def buffers():
 
 def test_what_waits_is_bounded_and_a_large_step_is_written_at_once():
     cache = Cache()
-    late, (features, slots, positions) = LateContext(cache.write, max_bytes=10 * 4 * WIDTH), buffers()
+    late, (features, slots, positions) = DeferredContext(cache.write, max_bytes=10 * 4 * WIDTH), buffers()
     late.turn_to(["a"])
     for number in range(9):
         late.add(features[:1], slots[:1] + number, positions[:1])

@@ -12,7 +12,7 @@ from sglang.srt.sampling.penaltylib.repetition_penalty import apply_scaling_pena
 from sglang.srt.sampling.sampling_params import SamplingParams
 
 from domino_sglang.serving.sampling.penalties import count_of
-from domino_sglang.serving.sampling.prefill_penalties import has_past, penalise_resumed
+from domino_sglang.serving.sampling.prefill_penalties import has_past, penalise_prefill
 
 VOCAB, PROMPT, STOP = 19, 3, 2
 KINDS = {
@@ -84,7 +84,7 @@ def test_the_sampled_token_sees_the_past(name):
     logits = 3 * torch.randn(3, VOCAB, generator=torch.Generator().manual_seed(1))
     info = accumulated(reqs, [])
     lengths = torch.tensor([PROMPT, PROMPT + len(OUTPUT), PROMPT])
-    ours = applied(penalise_resumed(info, reqs, lengths, {1: count_of(OUTPUT, VOCAB, "cpu")}), logits)
+    ours = applied(penalise_prefill(info, reqs, lengths, {1: count_of(OUTPUT, VOCAB, "cpu")}), logits)
 
     expected = logits.clone()
     expected[1:2] = applied(accumulated(reqs[1:2], OUTPUT), logits[1:2])
@@ -95,7 +95,7 @@ def test_the_schedulers_own_information_stays():
     reqs = [request(OUTPUT, repetition_penalty=1.3, min_new_tokens=9)]
     info = accumulated(reqs, [])
     before = [tensor.clone() for tensor in (info.acc_additive_penalties, info.acc_scaling_penalties)]
-    resumed = penalise_resumed(info, reqs, torch.tensor([PROMPT + 5]), {0: count_of(OUTPUT, VOCAB, "cpu")})
+    resumed = penalise_prefill(info, reqs, torch.tensor([PROMPT + 5]), {0: count_of(OUTPUT, VOCAB, "cpu")})
     assert resumed is not info
     assert torch.equal(info.acc_additive_penalties, before[0])
     assert torch.equal(info.acc_scaling_penalties, before[1])
@@ -103,7 +103,7 @@ def test_the_schedulers_own_information_stays():
 
 def test_without_a_past_nothing_changes():
     info = Info()
-    assert penalise_resumed(info, [request([])], torch.tensor([PROMPT]), {}) is info
+    assert penalise_prefill(info, [request([])], torch.tensor([PROMPT]), {}) is info
     assert [has_past(request([], **kind)) for kind in ({}, *KINDS.values())] == [False] + [True] * len(KINDS)
 
 

@@ -1,4 +1,4 @@
-"""Seeds: a request's own wherever it stands, fresh ones alike on every rank, and draws that follow the law."""
+"""Seeds: a request's own wherever it stands, fresh ones alike on every rank, and draws that follow the distribution."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def test_seeded_rows_leaves_greedy_requests_out():
 
 
 @pytest.mark.parametrize("by", ["seed", "position"])
-def test_draws_follow_the_law(by):
-    law = torch.tensor([0.5, 0.25, 0.15, 0.07, 0.03])
+def test_draws_follow_the_distribution(by):
+    distribution = torch.tensor([0.5, 0.25, 0.15, 0.07, 0.03])
     number = 60_000
     count = torch.arange(number)
     fixed = torch.full((number,), 12)
     seed, position = (count, fixed) if by == "seed" else (fixed, count)
-    drawn = draw_with_seed(law.expand(number, -1), seed, position)
-    assert chisquare(drawn.bincount(minlength=5).numpy(), (law * number).double().numpy()).pvalue > 1e-5
+    drawn = draw_with_seed(distribution.expand(number, -1), seed, position)
+    assert chisquare(drawn.bincount(minlength=5).numpy(), (distribution * number).double().numpy()).pvalue > 1e-5
 
 
 def test_a_draw_repeats_and_ignores_the_rest_of_the_batch():

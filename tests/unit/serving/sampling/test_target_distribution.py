@@ -12,7 +12,7 @@ from sglang.srt.layers.sampler import top_k_top_p_min_p_sampling_from_probs_torc
 from domino_sglang.serving.sampling.target_distribution import keep_with_sort, target_probabilities
 
 VOCAB = 40
-LAWS = {
+DISTRIBUTIONS = {
     "top-k": ([1, 2, 5, 20, VOCAB + 10], [1.0] * 5, [0.0] * 5),
     "top-p": ([VOCAB] * 5, [0.05, 0.3, 0.7, 0.95, 1.0], [0.0] * 5),
     "min-p": ([VOCAB] * 5, [1.0] * 5, [0.0, 0.05, 0.2, 0.6, 1.0]),
@@ -20,7 +20,7 @@ LAWS = {
 }
 
 
-def upstream_law(probs, top_k, top_p, min_p) -> torch.Tensor:
+def upstream_distribution(probs, top_k, top_p, min_p) -> torch.Tensor:
     """What SGLang's sampler draws from, normalised."""
     filtered = top_k_top_p_min_p_sampling_from_probs_torch(
         probs.clone(), top_k, top_p, min_p, True, None, torch.zeros(len(probs)), return_filtered_probs=True
@@ -32,14 +32,14 @@ def upstream_law(probs, top_k, top_p, min_p) -> torch.Tensor:
     return kept / kept.sum(-1, keepdim=True)
 
 
-@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
 @pytest.mark.parametrize("spread", [0.5, 2.0, 6.0])
 def test_equals_sglangs_sampler(name, spread):
-    top_k, top_p, min_p = (torch.tensor(values) for values in LAWS[name])
+    top_k, top_p, min_p = (torch.tensor(values) for values in DISTRIBUTIONS[name])
     logits = spread * torch.randn(5, VOCAB, generator=torch.Generator().manual_seed(3))
     probs = logits.softmax(-1)
     ours = keep_with_sort(probs.clone(), top_k=top_k, top_p=top_p, min_p=min_p)
-    torch.testing.assert_close(ours, upstream_law(probs, top_k, top_p, min_p), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(ours, upstream_distribution(probs, top_k, top_p, min_p), atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(ours.sum(-1), torch.ones(5))
 
 
@@ -58,25 +58,25 @@ def info(batch: int, **changes) -> SimpleNamespace:
 
 def test_temperature_alone():
     logits = torch.randn(2, 3, VOCAB, generator=torch.Generator().manual_seed(1))
-    law = target_probabilities(logits, info(2, temperatures=torch.tensor([[0.5], [2.0]])))
-    torch.testing.assert_close(law[0], (logits[0] / 0.5).softmax(-1))
-    torch.testing.assert_close(law[1], (logits[1] / 2.0).softmax(-1))
+    distribution = target_probabilities(logits, info(2, temperatures=torch.tensor([[0.5], [2.0]])))
+    torch.testing.assert_close(distribution[0], (logits[0] / 0.5).softmax(-1))
+    torch.testing.assert_close(distribution[1], (logits[1] / 2.0).softmax(-1))
 
 
 def test_every_position_of_a_request_takes_its_parameters(monkeypatch):
     monkeypatch.setattr("domino_sglang.serving.sampling.target_distribution._renorm_kernels", lambda: False)
     logits = torch.randn(3, 4, VOCAB, generator=torch.Generator().manual_seed(2))
-    law = target_probabilities(logits, info(3, top_ks=torch.tensor([1, 5, VOCAB]), need_top_k_sampling=True))
-    assert (law > 0).sum(-1).tolist() == [[1] * 4, [5] * 4, [VOCAB] * 4]
+    distribution = target_probabilities(logits, info(3, top_ks=torch.tensor([1, 5, VOCAB]), need_top_k_sampling=True))
+    assert (distribution > 0).sum(-1).tolist() == [[1] * 4, [5] * 4, [VOCAB] * 4]
 
 
 def test_masked_tokens_have_no_probability(monkeypatch):
     monkeypatch.setattr("domino_sglang.serving.sampling.target_distribution._renorm_kernels", lambda: False)
     logits = torch.zeros(1, 2, VOCAB)
     logits[..., 1:] = -torch.inf
-    law = target_probabilities(logits, info(1, top_ps=torch.tensor([0.9]), need_top_p_sampling=True))
-    assert law[..., 0].tolist() == [[1.0, 1.0]]
-    assert (law[..., 1:] == 0).all()
+    distribution = target_probabilities(logits, info(1, top_ps=torch.tensor([0.9]), need_top_p_sampling=True))
+    assert distribution[..., 0].tolist() == [[1.0, 1.0]]
+    assert (distribution[..., 1:] == 0).all()
 
 
 # Many tokens, most of them hopeless: a running sum in float32 passes 1 long before the last.
@@ -97,9 +97,9 @@ def neighbours() -> list[dict]:
 def test_neighbours_do_not_touch_an_unfiltered_request(monkeypatch, kernels):
     use_kernels(monkeypatch, kernels)
     logits = 4 * torch.randn(3, 2, WIDE, generator=torch.Generator().manual_seed(4))
-    laws = [target_probabilities(logits, info(3, **changes))[0] for changes in neighbours()]
-    assert (laws[0] > 0).all()
-    assert all(torch.equal(law, laws[0]) for law in laws)
+    distributions = [target_probabilities(logits, info(3, **changes))[0] for changes in neighbours()]
+    assert (distributions[0] > 0).all()
+    assert all(torch.equal(distribution, distributions[0]) for distribution in distributions)
 
 
 OWN = {
