@@ -18,6 +18,7 @@ from domino_sglang.checkpoint import (
     examine,
 )
 from domino_sglang.core.config import CheckpointError, DominoConfig
+from domino_sglang.measure import tables
 
 MEGABYTE = 1_000_000
 
@@ -122,14 +123,18 @@ def as_text(
     """The inspection as lines for a terminal."""
     lines = [f"Checkpoint {checkpoint}"]
     if report:
-        lines += ["", *table(settings(report.config, report))]
-        lines += ["", "Tensors", *table(tensor_rows(report), header=("name", "shape", "MB"), right={2})]
-        lines += ["", "Parameters", *table(part_rows(report), header=("part", "parameters", "MB"), right={1, 2})]
-        lines += ["", "On a server", *table(cost_rows(report))]
+        lines += ["", *tables.aligned(settings(report.config, report))]
+        lines += ["", "Tensors", *tables.aligned(tensor_rows(report), header=("name", "shape", "MB"), right={2})]
+        lines += [
+            "",
+            "Parameters",
+            *tables.aligned(part_rows(report), header=("part", "parameters", "MB"), right={1, 2}),
+        ]
+        lines += ["", "On a server", *tables.aligned(cost_rows(report))]
     if rows:
         lines += ["", f"Fit with the target {target}" if target else "Fit"]
         marked = [(row.name, row.drafter, row.target, "no" if row.problem else "yes") for row in rows]
-        lines += table(marked, header=("", "drafter", "target" if target else "asked for", "fits"))
+        lines += tables.aligned(marked, header=("", "drafter", "target" if target else "asked for", "fits"))
     lines += [""] + [f"warning: {warning}" for warning in warnings]
     lines += [f"problem: {problem}" for problem in problems]
     if problems:
@@ -200,22 +205,6 @@ def cost_rows(report: CheckpointReport) -> list[tuple[str, ...]]:
 
 def megabytes(size: int) -> str:
     return f"{size / MEGABYTE:,.3f}" if size < MEGABYTE else f"{size / MEGABYTE:,.1f}"
-
-
-def table(
-    rows: Sequence[Sequence[Any]], header: Sequence[str] | None = None, right: set[int] | frozenset[int] = frozenset()
-) -> list[str]:
-    """Rows in aligned columns, indented by two; the columns in ``right`` are right-aligned."""
-    cells = [[str(cell) for cell in row] for row in ([header, *rows] if header else rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = []
-    for row in cells:
-        aligned = [
-            cell.rjust(width) if i in right else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  " + "  ".join(aligned).rstrip())
-    return lines
 
 
 def _config_alone(checkpoint: str) -> DominoConfig | None:

@@ -18,6 +18,7 @@ from domino_sglang.demo.prompts import CHAT_PROMPTS
 from domino_sglang.demo.target import prepare_target
 from domino_sglang.measure.environment import hardware, versions
 from domino_sglang.measure.server_process import ServerProcess
+from domino_sglang.measure.tables import aligned, number
 
 logger = logging.getLogger(__name__)
 
@@ -102,13 +103,13 @@ def as_json(arms: dict[str, Arm]) -> dict:
 
 def as_table(arms: dict[str, Arm], identical: bool) -> str:
     """The table as the terminal shows it."""
-    rows = [("", "tokens/s", "acceptance length", "start-up")]
+    rows = []
     for name in ("AR", "DOMINO"):
         arm = arms[name]
-        length = "-" if arm.acceptance_length is None else f"{arm.acceptance_length:.2f}"
         label = "plain decoding" if name == "AR" else name
-        rows.append((label, f"{arm.tokens_per_s:.1f}", length, f"{arm.start_time_s:.0f} s"))
-    lines = ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, (14, 9, 18, 9), strict=True)) for row in rows]
+        cells = (number(arm.tokens_per_s), number(arm.acceptance_length, 2), f"{arm.start_time_s:.0f} s")
+        rows.append((label, *cells))
+    lines = aligned(rows, ("", "tokens/s", "acceptance length", "start-up"), right=range(4))
     verdict = "identical" if identical else "NOT identical"
     return "\n".join(["", *lines, "", f"Greedy texts: {verdict}. Hardware: {hardware()}.", ""])
 

@@ -7,10 +7,10 @@ import re
 import shlex
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from domino_sglang.measure.environment import hardware, versions
 
@@ -29,17 +29,16 @@ class Provenance:
     command: str
 
     @classmethod
-    def now(cls) -> Provenance:
+    def now(cls, **more: Any) -> Self:
+        """Of this run; ``more`` are the fields of a subclass."""
         return cls(
             date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
             hardware=hardware(),
             versions=versions(),
             commit=commit(),
             command=command(sys.argv[1:]),
+            **more,
         )
-
-    def json(self) -> dict[str, Any]:
-        return {"kind": "provenance", **asdict(self)}
 
     def markdown(self) -> list[str]:
         """Lines for the top of a report."""

@@ -1,17 +1,14 @@
 """Offline acceptance on a target of a few thousand weights."""
 
-import json
-
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from domino_sglang.bench.accept.command import AcceptRow
 from domino_sglang.bench.accept.offline import GREEDY, SAMPLED, Drafting, decode, decode_plainly
 from domino_sglang.bench.accept.report import AcceptData, write_report
+from domino_sglang.bench.accept.rows import AcceptHead, AcceptRow, AcceptSettings
 from domino_sglang.bench.common import rows
 from domino_sglang.hf import DominoDraftModel
-from domino_sglang.measure.provenance import Provenance
 from tests.support.drafters import write_drafter
 
 VOCAB = 40
@@ -85,18 +82,17 @@ def test_greedy_drafts_keep_the_targets_distribution(models):
 
 
 def test_the_report_is_a_table_by_workload(tmp_path):
-    settings = {"workloads": ["chat", "maths"], "temperatures": [0.0, 1.0], "num_prompts": 1, "max_tokens": 8}
-    head = Provenance.now().json() | {"settings": settings | {"seed": 0}}
+    settings = AcceptSettings(["chat", "maths"], [0.0, 1.0], num_prompts=1, max_tokens=8, seed=0)
     file = tmp_path / "rows.jsonl"
-    file.write_text(json.dumps(head) + "\n")
-    for workload in settings["workloads"]:
-        for temperature in settings["temperatures"]:
+    rows.write(file, AcceptHead.now(settings=settings))
+    for workload in settings.workloads:
+        for temperature in settings.temperatures:
             rows.append(file, AcceptRow(workload, 0, temperature, "AR", "", [], 8, 2.0))
             for drafts in ("sampled", "greedy") if temperature else ("greedy",):
                 rows.append(file, AcceptRow(workload, 0, temperature, "base", drafts, [1, 0, 1, 0], 8, 2.0))
                 accepted = [3, 1] if workload == "chat" else [2, 2]
                 rows.append(file, AcceptRow(workload, 0, temperature, "DOMINO", drafts, accepted, 8, 1.0))
-    data = AcceptData([*rows.read(file)])
+    data = AcceptData.read(tmp_path)
     assert data.length("chat", 0.0, ("DOMINO", "greedy")) == 3.0
     assert data.length("mean", 0.0, ("base", "greedy")) == 1.5
     assert data.speedup("mean", 1.0, ("DOMINO", "sampled")) == pytest.approx(2.0)

@@ -8,10 +8,10 @@ import pytest
 
 from domino_sglang.bench.common.arms import Arm
 from domino_sglang.bench.soak import command as soak_module
-from domino_sglang.bench.soak.command import Soak, _judge, soak
+from domino_sglang.bench.soak.command import _judge, soak
 from domino_sglang.bench.soak.health import group_memory, memory_growth, wait_until_idle
 from domino_sglang.bench.soak.kinds import KINDS, WrongReply
-from domino_sglang.bench.soak.load import ANSWERED, DISCONNECTED, FAILED
+from domino_sglang.bench.soak.rows import ANSWERED, DISCONNECTED, FAILED, Soak
 from tests.bench.fake_server import Behaviour, FakeServer
 
 BY_NAME = {kind.name: kind for kind in KINDS}

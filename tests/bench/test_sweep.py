@@ -6,7 +6,7 @@ import pytest
 
 from domino_sglang.bench.common.arms import Arm
 from domino_sglang.bench.common.fleet import Fleet
-from domino_sglang.bench.common.rows import RequestRow, read
+from domino_sglang.bench.common.rows import read_run
 from domino_sglang.bench.common.server_metrics import Decoding
 from domino_sglang.bench.sweep import command as sweep_module
 from domino_sglang.bench.sweep.command import INTERRUPTED, Settings, Sweep
@@ -15,6 +15,7 @@ from domino_sglang.bench.sweep.load import Interrupted
 from domino_sglang.bench.sweep.point import Point
 from domino_sglang.bench.sweep.report import write_report
 from domino_sglang.bench.sweep.report_data import SweepData
+from domino_sglang.bench.sweep.rows import CrashRow, CrossCheckRow, PointRow, RequestRow, SweepHead
 from domino_sglang.measure.server_process import ServerFailed
 from domino_sglang.measure.workloads import chat
 from domino_sglang.names import STEP_PARTS as PARTS
@@ -120,7 +121,8 @@ def run(tmp_path, machine, arms=ARMS, **changes):
             arms, chosen, fleet, tmp_path / "rows.jsonl", tmp_path / "requests.jsonl", measure=machine.measure
         )
         status = sweep.run()
-    return status, [row for row in read(tmp_path / "rows.jsonl")][1:]
+    _head, rows = read_run(tmp_path / "rows.jsonl", SweepHead, PointRow, CrashRow, CrossCheckRow)
+    return status, rows
 
 
 def test_a_whole_sweep(tmp_path):
@@ -128,7 +130,7 @@ def test_a_whole_sweep(tmp_path):
     status, rows = run(tmp_path, machine)
     assert status == 0
     assert machine.started == ["AR", "base", "DOMINO"], "each server starts once"
-    assert len(rows) == 3 * 2 * 2 * 3 and all(row["complete"] for row in rows)
+    assert len(rows) == 3 * 2 * 2 * 3 and all(row.complete for row in rows)
     data = SweepData.read(tmp_path)
     panel = ("chat", 0.0)
     assert data.panels == [("chat", 0.0), ("chat", 1.0)]
@@ -174,12 +176,12 @@ def test_a_crash_is_recorded_and_the_server_gets_another_chance(tmp_path):
     status, rows = run(tmp_path, machine)
     assert status == 1
     victim = machine.measured[2][0]
-    crash = next(row for row in rows if row["kind"] == "crash")
-    assert crash["arm"] == victim and "repetition 1" in crash["during"]
-    assert "out of memory" in crash["reason"] and "/secret/place" not in crash["reason"]
+    crash = next(row for row in rows if isinstance(row, CrashRow))
+    assert crash.arm == victim and "repetition 1" in crash.during
+    assert "out of memory" in crash.reason and "/secret/place" not in crash.reason
     assert machine.started.count(victim) == 2
-    points = [row for row in rows if row["kind"] == "point"]
-    assert sum(not row["complete"] for row in points) == 1
+    points = [row for row in rows if isinstance(row, PointRow)]
+    assert sum(not row.complete for row in points) == 1
     assert len(points) == 36, "every other point was measured"
     text = write_report(tmp_path).read_text()
     assert f"**{victim} crashed** during chat, temperature 0" in text and "**cut short**" in text
@@ -191,8 +193,8 @@ def test_an_arm_that_cannot_start_leaves_the_others_alone(tmp_path):
     status, rows = run(tmp_path, machine, arms=[ARMS[0], Arm("broken")])
     assert status == 1
     assert machine.started.count("broken") == 2, "tried twice, then left out"
-    assert {row["arm"] for row in rows if row["kind"] == "point"} == {"AR"}
-    assert sum(row["kind"] == "crash" for row in rows) == 2
+    assert {row.arm for row in rows if isinstance(row, PointRow)} == {"AR"}
+    assert sum(isinstance(row, CrashRow) for row in rows) == 2
     text = write_report(tmp_path).read_text()
     assert "**broken crashed**" in text and "/home/someone" not in text
 
@@ -200,7 +202,7 @@ def test_an_arm_that_cannot_start_leaves_the_others_alone(tmp_path):
 def test_ctrl_c_keeps_what_was_measured(tmp_path):
     status, rows = run(tmp_path, Machine(ctrl_c_at=5))
     assert status == INTERRUPTED
-    assert [row["complete"] for row in rows] == [True] * 4 + [False]
+    assert [row.complete for row in rows] == [True] * 4 + [False]
     assert "4 of 36 planned points are complete" in write_report(tmp_path).read_text()
 
 

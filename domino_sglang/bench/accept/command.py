@@ -3,45 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
+from domino_sglang.bench.accept.rows import AcceptHead, AcceptRow, AcceptSettings
 from domino_sglang.bench.common import rows
+from domino_sglang.bench.common.arms import PLAIN
 from domino_sglang.bench.common.prompt_options import add_prompt_arguments, prompts_by_workload
 from domino_sglang.bench.common.server_options import drafter_folder, dtype, target_path
-from domino_sglang.measure.provenance import Provenance, results_folder
+from domino_sglang.measure.provenance import results_folder
 from domino_sglang.measure.workloads import Prompt, take
 
 logger = logging.getLogger(__name__)
 
-PLAIN_ARM = "AR"
 INTERRUPTED = 130
-
-
-@dataclass(frozen=True)
-class AcceptRow:
-    """One prompt decoded one way.
-
-    Attributes:
-        drafts: ``sampled`` or ``greedy``; empty for plain decoding.
-        accepted: accepted proposals of each verify step.
-        tokens: new tokens after the first; ``seconds`` is what they took.
-    """
-
-    workload: str
-    prompt: int
-    temperature: float
-    arm: str
-    drafts: str
-    accepted: list[int]
-    tokens: int
-    seconds: float
-    kind: str = "acceptance"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,16 +44,8 @@ def run(args: argparse.Namespace) -> int:
 
     prompts, drafter = prompts_by_workload(args), drafter_folder(args)
     out = results_folder("accept", args.out)
-    head = Provenance.now().json() | {
-        "settings": {
-            "workloads": [*prompts],
-            "temperatures": args.temperature,
-            "num_prompts": args.num_prompts,
-            "max_tokens": args.max_tokens,
-            "seed": args.seed,
-        }
-    }
-    (out / "rows.jsonl").write_text(json.dumps(head, ensure_ascii=False) + "\n", encoding="utf-8")
+    settings = AcceptSettings([*prompts], args.temperature, args.num_prompts, args.max_tokens, args.seed)
+    rows.write(out / "rows.jsonl", AcceptHead.now(settings=settings))
     status = 0
     bench = Bench(target_path(args), drafter, dtype(args, torch.cuda.is_available()))
     try:
@@ -128,7 +98,7 @@ class Bench:
             if not args.no_plain:
                 trace = decode_plainly(self.target, ids, **options)
                 count = len(trace.tokens) - 1
-                yield AcceptRow(workload, number, temperature, PLAIN_ARM, "", [], count, trace.seconds)
+                yield AcceptRow(workload, number, temperature, PLAIN, "", [], count, trace.seconds)
             for drafts in (SAMPLED, GREEDY) if temperature > 0 else (GREEDY,):
                 for head in (False, True):
                     drafting = Drafting(head, drafts)

@@ -3,43 +3,47 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from domino_sglang.bench.accept.rows import AcceptHead, AcceptRow
 from domino_sglang.bench.common import rows
+from domino_sglang.bench.common.arms import PLAIN
 from domino_sglang.bench.sweep.plots import COLOURS, pyplot
-from domino_sglang.bench.sweep.report import number, table
-from domino_sglang.measure.provenance import Provenance
+from domino_sglang.measure import tables
+from domino_sglang.measure.tables import number
 
 Way = tuple[str, str]  # arm, drafts
-PLAIN_ARM = "AR"
 AVERAGE = "mean"
 
 
 class AcceptData:
     """Rows of one run, by workload, temperature and way of drafting."""
 
-    def __init__(self, found: list[dict[str, Any]]):
-        head = found[0]
-        self.settings = head["settings"]
-        self.provenance = Provenance(**{k: v for k, v in head.items() if k not in ("kind", "settings")})
-        self._rows: dict[tuple[str, float, Way], list[dict[str, Any]]] = defaultdict(list)
-        for row in found[1:]:
-            self._rows[row["workload"], row["temperature"], (row["arm"], row["drafts"])].append(row)
+    def __init__(self, head: AcceptHead, found: Sequence[AcceptRow]):
+        self.head, self.settings = head, head.settings
+        self._rows: dict[tuple[str, float, Way], list[AcceptRow]] = defaultdict(list)
+        for row in found:
+            self._rows[row.workload, row.temperature, (row.arm, row.drafts)].append(row)
+
+    @classmethod
+    def read(cls, folder: Path) -> AcceptData:
+        head, found = rows.read_run(folder / "rows.jsonl", AcceptHead, AcceptRow)
+        return cls(head, found)
 
     def ways(self, temperature: float) -> list[Way]:
         """Ways of drafting at a temperature, base before DOMINO, greedy drafts before sampled."""
-        found = {way for _, t, way in self._rows if t == temperature and way[0] != PLAIN_ARM}
+        found = {way for _, t, way in self._rows if t == temperature and way[0] != PLAIN}
         return sorted(found, key=lambda way: (way[0] != "base", way[1] != "greedy"))
 
     def steps(self, workload: str, temperature: float, way: Way) -> list[int]:
         """Accepted proposals of every verify step."""
-        return [n for row in self._rows[workload, temperature, way] for n in row["accepted"]]
+        return [n for row in self._rows[workload, temperature, way] for n in row.accepted]
 
     def length(self, workload: str, temperature: float, way: Way) -> float | None:
         """Committed tokens per verify step, bonus included; of ``mean``, the mean over workloads."""
         if workload == AVERAGE:
-            lengths = [self.length(name, temperature, way) for name in self.settings["workloads"]]
+            lengths = [self.length(name, temperature, way) for name in self.settings.workloads]
             known = [length for length in lengths if length is not None]
             return sum(known) / len(known) if known else None
         steps = self.steps(workload, temperature, way)
@@ -48,57 +52,57 @@ class AcceptData:
     def rate(self, workload: str, temperature: float, way: Way) -> float | None:
         """Tokens/s of the Transformers loop."""
         found = self._rows[workload, temperature, way]
-        seconds = sum(row["seconds"] for row in found)
-        return sum(row["tokens"] for row in found) / seconds if seconds else None
+        seconds = sum(row.seconds for row in found)
+        return sum(row.tokens for row in found) / seconds if seconds else None
 
     def speedup(self, workload: str, temperature: float, way: Way) -> float | None:
         """Tokens/s over plain decoding's in the same loop; of ``mean``, the mean over workloads."""
-        names = self.settings["workloads"] if workload == AVERAGE else [workload]
+        names = self.settings.workloads if workload == AVERAGE else [workload]
         ratios = []
         for name in names:
             rate = self.rate(name, temperature, way)
-            plain = self.rate(name, temperature, (PLAIN_ARM, ""))
+            plain = self.rate(name, temperature, (PLAIN, ""))
             if rate and plain:
                 ratios.append(rate / plain)
         return sum(ratios) / len(ratios) if ratios else None
 
     def by_position(self, temperature: float, way: Way) -> list[float]:
         """Share of verify steps that accept proposal 1, 2, ..., over all workloads."""
-        steps = [n for name in self.settings["workloads"] for n in self.steps(name, temperature, way)]
-        size = max((n for _, found in self._rows.items() for row in found for n in row["accepted"]), default=0)
+        steps = [n for name in self.settings.workloads for n in self.steps(name, temperature, way)]
+        size = max((n for _, found in self._rows.items() for row in found for n in row.accepted), default=0)
         return [sum(n >= j for n in steps) / len(steps) for j in range(1, size + 1)] if steps else []
 
 
 def write_report(folder: Path) -> Path:
     """Write ``report.md`` and ``acceptance.png`` from ``rows.jsonl``; returns the report's path."""
-    data = AcceptData([*rows.read(folder / "rows.jsonl")])
+    data = AcceptData.read(folder)
     s = data.settings
-    workloads = [*s["workloads"], AVERAGE]
+    workloads = [*s.workloads, AVERAGE]
     lines = [
         "# Acceptance length, offline",
         "",
-        *data.provenance.markdown(),
-        f"- decoding: Transformers, one request at a time, {s['num_prompts']} prompts of each workload, at most "
-        f"{s['max_tokens']} tokens an answer; every way of drafting on the same prompts, in turn",
+        *data.head.markdown(),
+        f"- decoding: Transformers, one request at a time, {s.num_prompts} prompts of each workload, at most "
+        f"{s.max_tokens} tokens an answer; every way of drafting on the same prompts, in turn",
         "",
         "Each cell: acceptance length (committed tokens per verify step, bonus included), and in brackets the speedup "
         "over plain decoding in the same loop. `base` is the drafter with its head off. Drafts are `sampled` from the "
         "drafter's own distribution at the request's temperature, or `greedy` and verified as a point mass.",
         "",
     ]
-    for temperature in s["temperatures"]:
+    for temperature in s.temperatures:
         body = []
         for way in data.ways(temperature):
             cells = []
             for workload in workloads:
                 length, speedup = (f(workload, temperature, way) for f in (data.length, data.speedup))
                 cells.append(number(length, 2) + ("" if speedup is None else f" ({speedup:.2f}x)"))
-            steps = sum(len(data.steps(name, temperature, way)) for name in s["workloads"])
+            steps = sum(len(data.steps(name, temperature, way)) for name in s.workloads)
             body.append([way[0], way[1], *cells, str(steps)])
         name = "Greedy" if temperature == 0 else f"Temperature {temperature:g}"
-        lines += [f"## {name}", "", *table(["drafter", "drafts", *workloads, "verify steps"], body)]
+        lines += [f"## {name}", "", *tables.markdown(["drafter", "drafts", *workloads, "verify steps"], body)]
         lines += _positions(data, temperature)
-    if any(data.ways(temperature) for temperature in s["temperatures"]):
+    if any(data.ways(temperature) for temperature in s.temperatures):
         _plot(data, folder / "acceptance.png")
         caption = "Share of verify steps that accept proposal 1, 2, ..., over all workloads"
         lines += [f"![{caption}](acceptance.png)", "", f"*{caption}.*"]
@@ -113,12 +117,14 @@ def _positions(data: AcceptData, temperature: float) -> list[str]:
     if not size:
         return []
     head = ["accepted, by position", *map(str, range(1, size + 1))]
-    return table(head, ([f"{arm}, {drafts}", *(f"{x:.2f}" for x in curve)] for (arm, drafts), curve in curves.items()))
+    return tables.markdown(
+        head, ([f"{arm}, {drafts}", *(f"{x:.2f}" for x in curve)] for (arm, drafts), curve in curves.items())
+    )
 
 
 def _plot(data: AcceptData, file: Path) -> None:
     plt = pyplot()
-    temperatures = [t for t in data.settings["temperatures"] if data.ways(t)]
+    temperatures = [t for t in data.settings.temperatures if data.ways(t)]
     figure, axes = plt.subplots(
         1, len(temperatures), figsize=(1.2 + 3.8 * len(temperatures), 3.8), squeeze=False, sharey=True
     )
@@ -144,6 +150,6 @@ def _plot(data: AcceptData, file: Path) -> None:
         axis.legend(frameon=False, fontsize=8)
     axes[0][0].set_ylabel("share of verify steps")
     figure.tight_layout(rect=(0, 0.06, 1, 1))
-    figure.text(0.995, 0.01, data.provenance.hardware, ha="right", va="bottom", fontsize=7, color="#666666")
+    figure.text(0.995, 0.01, data.head.hardware, ha="right", va="bottom", fontsize=7, color="#666666")
     figure.savefig(file, dpi=140)
     plt.close(figure)

@@ -1,131 +1,96 @@
-"""What is written down while measuring, one JSON object a line."""
+"""What is written down while measuring, one JSON object a line, and read back as the same dataclasses."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
+import functools
+import logging
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import operator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
+
+from domino_sglang.errors import UserError
+from domino_sglang.measure.jsonl import numbered_lines
+from domino_sglang.measure.provenance import Provenance
+
+logger = logging.getLogger(__name__)
+
+# JSON has no NaN: a number that is not known is null in the file.
+Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
 
 
-@dataclass(frozen=True)
-class RequestRow:
-    """One streamed request as its client saw it; times in seconds.
-
-    Attributes:
-        start: of the request, on a clock shared by the requests of one point.
-        ttft: from there to the first text.
-        seconds: from there to the end of the stream.
-        error: why it failed; None when it did not.
-    """
-
-    workload: str
-    start: float
-    ttft: float | None
-    seconds: float
-    prompt_tokens: int
-    completion_tokens: int
-    error: str | None = None
-
-    @property
-    def tpot(self) -> float | None:
-        """Seconds per output token after the first: ``(seconds - ttft) / (completion_tokens - 1)``."""
-        if self.ttft is None or self.completion_tokens < 2:
-            return None
-        return (self.seconds - self.ttft) / (self.completion_tokens - 1)
+H = TypeVar("H", bound="Head")
 
 
-@dataclass(frozen=True)
-class PointRow:
-    """One arm at one point of the sweep, once.
-
-    Attributes:
-        complete: False when it was cut short; such a row is kept and enters no median.
-        seconds: from the first request's start to the last one's end.
-        tokens_per_s: output tokens of answered requests over ``seconds``.
-        ttft, tpot: percentiles in seconds.
-        acceptance_length: committed tokens per verify step; None where nothing is drafted.
-        acceptance_by_position: share of verify steps that committed proposal 1, 2, ...; empty where not counted.
-        step_ms: mean milliseconds of a decode step by part; empty where not timed.
-        errors: distinct errors of failed requests.
-    """
-
-    arm: str
-    workload: str
-    temperature: float
-    concurrency: int
-    repetition: int
-    complete: bool
-    seconds: float
-    requests: int
-    failures: int
-    output_tokens: int
-    tokens_per_s: float
-    requests_per_s: float
-    ttft: dict[str, float]
-    tpot: dict[str, float]
-    acceptance_length: float | None = None
-    acceptance_by_position: list[float] = field(default_factory=list)
-    verify_steps: int = 0
-    step_ms: dict[str, float] = field(default_factory=dict)
-    errors: list[str] = field(default_factory=list)
-    kind: str = "point"
+class RowError(UserError, ValueError):
+    """A file of rows that does not hold what was written: which line, and why."""
 
 
-@dataclass(frozen=True)
-class CrashRow:
-    """An arm whose server did not come up, or died: when, and the end of its log."""
+@dataclass(frozen=True, kw_only=True)
+class Head(Provenance):
+    """The first row of a measurement; each kind of measurement adds its settings."""
 
-    arm: str
-    during: str
-    reason: str
-    kind: str = "crash"
+    kind: Literal["provenance"] = "provenance"
 
 
-@dataclass(frozen=True)
-class CrossCheckRow:
-    """One point measured by locust and by ``sglang.bench_serving``, in turns."""
-
-    arm: str
-    workload: str
-    temperature: float
-    concurrency: int
-    locust_tokens_per_s: list[float]
-    sglang_tokens_per_s: list[float]
-    difference: float
-    agrees: bool
-    error: str | None = None
-    kind: str = "cross-check"
+def write(file: Path, head: Head) -> None:
+    """Begin a file anew."""
+    file.write_text(_to_json(head), encoding="utf-8")
 
 
-def to_json(row: Any) -> str:
-    """One line; NaN becomes null."""
-    return json.dumps(_without_nan(dataclasses.asdict(row)), ensure_ascii=False)
-
-
-def append(file: Path, row: Any) -> None:
-    """Add one row and close the file, so that an interruption loses nothing that was measured."""
+def append(file: Path, *rows: Any) -> None:
+    """Add rows and close the file, so that an interruption loses nothing that was measured."""
     with file.open("a", encoding="utf-8") as stream:
-        stream.write(to_json(row) + "\n")
+        stream.writelines(map(_to_json, rows))
 
 
-def read(file: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a file; a last line that was cut off is left out."""
-    if not file.is_file():
-        return
-    for line in file.read_text(encoding="utf-8").splitlines():
+def read_run(file: Path, head: type[H], *kinds: Any) -> tuple[H, list[Any]]:
+    """The head of a measurement and the rows after it; see :func:`read`.
+
+    Raises:
+        RowError: also where the first row is no such head.
+    """
+    first, *others = read(file, head, *kinds) or [None]
+    if not isinstance(first, head):
+        raise RowError(f"{file} does not begin with the date and settings of its measurement; measure again")
+    return first, others
+
+
+def read(file: Path, *kinds: Any) -> list[Any]:
+    """The rows of a file, each as the one of ``kinds`` (told apart by ``kind``) that it was written from.
+
+    A last line that a crash cut off is left out, with a warning.
+
+    Raises:
+        RowError: any other line that is none of ``kinds``; names file and line.
+    """
+    found = []
+    for number, line in numbered_lines(file):
         try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
-            continue
+            found.append(_reader(*kinds).validate_json(line))
+        except ValidationError as error:
+            problem = error.errors()[0]
+            if problem["type"] == "json_invalid" and not line.endswith(b"\n"):
+                logger.warning("%s: line %d was cut off and is left out", file, number)
+                break
+            where = "".join(f"{name}: " for name in problem["loc"][-1:])
+            raise RowError(
+                f"{file}, line {number} is no row of this measurement: {where}{problem['msg']}; "
+                "restore the file as it was measured, or measure again"
+            ) from None
+    return found
 
 
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+@functools.cache
+def _reader(*kinds: Any) -> TypeAdapter[Any]:
+    union: Any = kinds[0]
+    if len(kinds) > 1:
+        union = Annotated[functools.reduce(operator.or_, kinds), Field(discriminator="kind")]
+    return TypeAdapter(union)
+
+
+def _to_json(row: Any) -> str:
+    return _reader(row.__class__).dump_json(row).decode() + "\n"

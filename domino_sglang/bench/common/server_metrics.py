@@ -23,7 +23,7 @@ _NAMES = (
 
 @dataclass(frozen=True)
 class Decoding:
-    """How a server decoded between two moments; see :class:`~domino_sglang.bench.common.rows.PointRow`."""
+    """How a server decoded between two moments; see :class:`~domino_sglang.bench.sweep.rows.PointRow`."""
 
     acceptance_length: float | None = None
     acceptance_by_position: list[float] = field(default_factory=list)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import tempfile
 import threading
 import time
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import requests
@@ -20,8 +18,9 @@ from domino_sglang.bench.common.arms import DOMINO, Arm, build_arms
 from domino_sglang.bench.common.fleet import Fleet
 from domino_sglang.bench.common.server_options import add_server_arguments, common_flags, drafter_folder
 from domino_sglang.bench.soak.health import NotIdle, group_memory, memory_growth, probe, wait_until_idle
-from domino_sglang.bench.soak.load import FAILED, Users
-from domino_sglang.measure.provenance import Provenance, results_folder, without_folders
+from domino_sglang.bench.soak.load import Users
+from domino_sglang.bench.soak.rows import FAILED, Soak, SoakHead, SoakSettings
+from domino_sglang.measure.provenance import results_folder, without_folders
 from domino_sglang.measure.server_process import ServerFailed
 
 logger = logging.getLogger(__name__)
@@ -29,31 +28,6 @@ logger = logging.getLogger(__name__)
 # A small KV cache is soon full, so that eviction is at work for most of the soak and its memory is all touched early.
 CPU_FLAGS = ("--max-total-tokens", "16384")
 INTERRUPTED = 130
-
-
-@dataclass
-class Soak:
-    """What a soak found.
-
-    Attributes:
-        used_tokens: KV slots taken while idle, before and after.
-        probes: greedy answers before, under load, and after.
-        memory: (seconds, resident bytes) of the server's process group.
-        problems: what failed; empty is a pass.
-    """
-
-    minutes: float
-    counts: dict[str, int] = field(default_factory=dict)
-    used_tokens: list[int] = field(default_factory=list)
-    seconds_to_idle: float | None = None
-    probes_first_last_equal: bool | None = None
-    probes_under_load: int = 0
-    probes_under_load_different: int = 0
-    memory: list[tuple[float, int]] = field(default_factory=list)
-    memory_growth: float | None = None
-    interrupted: bool = False
-    problems: list[str] = field(default_factory=list)
-    kind: str = "soak"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -190,14 +164,13 @@ def _arm(args: argparse.Namespace, gpu: bool, workspace: Path) -> Arm:
 def _report(out: Path, arm: Arm, args: argparse.Namespace, users: Users, found: Soak) -> int:
     from domino_sglang.bench.soak.report import write_report
 
-    settings = {
-        "server": without_folders(arm.url or "python -m sglang.launch_server " + " ".join(arm.flags)),
-        "concurrency": args.concurrency,
-        "disconnects": args.disconnects,
-    }
-    head = Provenance.now().json() | {"settings": settings}
-    lines = [json.dumps(head, ensure_ascii=False), json.dumps(asdict(found)), *map(rows.to_json, users.rows)]
-    (out / "rows.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    settings = SoakSettings(
+        server=without_folders(arm.url or "python -m sglang.launch_server " + " ".join(arm.flags)),
+        concurrency=args.concurrency,
+        disconnects=args.disconnects,
+    )
+    rows.write(out / "rows.jsonl", SoakHead.now(settings=settings))
+    rows.append(out / "rows.jsonl", found, *users.rows)
     logger.info("%s", write_report(out))
     for problem in found.problems:
         logger.error("%s", problem)

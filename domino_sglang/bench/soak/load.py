@@ -6,29 +6,14 @@ import random
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import requests
 
 from domino_sglang.bench.soak.kinds import KINDS, Kind, common_check
+from domino_sglang.bench.soak.rows import ANSWERED, DISCONNECTED, FAILED, SoakRow
 from domino_sglang.measure.stream import events
 
-ANSWERED, DISCONNECTED, FAILED = "answered", "disconnected", "failed"
 REQUEST_TIMEOUT_S = 600.0
-
-
-@dataclass(frozen=True)
-class SoakRow:
-    """One request: what became of it, and when (seconds since the soak began)."""
-
-    request: str
-    streamed: bool
-    outcome: str
-    start: float
-    seconds: float
-    completion_tokens: int = 0
-    error: str | None = None
-    kind: str = "request"
 
 
 class Users:

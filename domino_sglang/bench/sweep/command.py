@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import shlex
 import tempfile
@@ -11,19 +10,27 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from domino_sglang.bench.common import rows, server_metrics
 from domino_sglang.bench.common.arms import BASE, DFLASH, DOMINO, PLAIN, Arm, ArmError, build_arms
 from domino_sglang.bench.common.fleet import Fleet
 from domino_sglang.bench.common.prompt_options import add_prompt_arguments, prompts_by_workload
-from domino_sglang.bench.common.rows import CrashRow
 from domino_sglang.bench.common.server_options import add_server_arguments, common_flags, drafter_folder
 from domino_sglang.bench.sweep import load
 from domino_sglang.bench.sweep.crosscheck import cross_check
 from domino_sglang.bench.sweep.load import Interrupted, Load, LoadError
 from domino_sglang.bench.sweep.plan import Progress, Step, plan
 from domino_sglang.bench.sweep.point import Point, summarise
-from domino_sglang.measure.provenance import Provenance, results_folder, without_folders
+from domino_sglang.bench.sweep.rows import (
+    CrashRow,
+    PointRow,
+    RequestRow,
+    SweepHead,
+    SweepRequestRow,
+    SweepSettings,
+)
+from domino_sglang.measure.provenance import results_folder, without_folders
 from domino_sglang.measure.server_process import ServerFailed
 from domino_sglang.measure.workloads import Prompt, take
 
@@ -151,7 +158,7 @@ class Sweep:
     fleet: Fleet
     rows_file: Path
     requests_file: Path
-    measure: Callable[[str, Load], list[rows.RequestRow]] = load.run
+    measure: Callable[[str, Load], list[RequestRow]] = load.run
     crashes: dict[str, int] = field(default_factory=dict)
     _checked: bool = False
     _warm: set[str] = field(default_factory=set)
@@ -221,19 +228,17 @@ class Sweep:
             for temperature in self.settings.temperatures:
                 self.measure(url, Load(take(prompts, users), users, min(16, self.settings.max_tokens), temperature))
 
-    def _record(self, step: Step, requests, asked: Load, decoding) -> rows.PointRow:
+    def _record(self, step: Step, requests, asked: Load, decoding) -> PointRow:
         row = summarise(step.arm.name, step.point, step.repetition, requests, len(asked.prompts), decoding)
         rows.append(self.rows_file, row)
-        for request in requests:
-            with self.requests_file.open("a", encoding="utf-8") as stream:
-                where = {
-                    "arm": step.arm.name,
-                    "temperature": step.point.temperature,
-                    "concurrency": step.point.concurrency,
-                    "repetition": step.repetition,
-                    "point": step.point.workload,
-                }
-                stream.write(json.dumps(where | json.loads(rows.to_json(request)), ensure_ascii=False) + "\n")
+        place: dict[str, Any] = {
+            "arm": step.arm.name,
+            "point": step.point.workload,
+            "temperature": step.point.temperature,
+            "concurrency": step.point.concurrency,
+            "repetition": step.repetition,
+        }
+        rows.append(self.requests_file, *(SweepRequestRow(**vars(request), **place) for request in requests))
         logger.info(
             "    %.1f tokens/s, TTFT %.0f ms, TPOT %.1f ms (p50)%s%s",
             row.tokens_per_s,
@@ -296,18 +301,15 @@ def _cross_checked(asked: str | None, arms: list[Arm]) -> str | None:
 
 
 def _write_head(out: Path, arms: list[Arm], settings: Settings) -> None:
-    head = Provenance.now().json() | {
-        "settings": {
-            "arms": {arm.name: without_folders(arm.url or shlex.join(arm.flags)) for arm in arms},
-            "workloads": [*settings.prompts],
-            "temperatures": settings.temperatures,
-            "concurrencies": settings.concurrencies,
-            "repetitions": settings.repetitions,
-            "requests_per_user": settings.requests_per_user,
-            "max_tokens": settings.max_tokens,
-            "servers_up_together": settings.together,
-        }
-    }
-    with (out / "rows.jsonl").open("w", encoding="utf-8") as stream:
-        stream.write(json.dumps(head, ensure_ascii=False) + "\n")
+    asked = SweepSettings(
+        arms={arm.name: without_folders(arm.url or shlex.join(arm.flags)) for arm in arms},
+        workloads=[*settings.prompts],
+        temperatures=[*settings.temperatures],
+        concurrencies=[*settings.concurrencies],
+        repetitions=settings.repetitions,
+        requests_per_user=settings.requests_per_user,
+        max_tokens=settings.max_tokens,
+        servers_up_together=settings.together,
+    )
+    rows.write(out / "rows.jsonl", SweepHead.now(settings=asked))
     (out / "requests.jsonl").unlink(missing_ok=True)

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import requests
 
-from domino_sglang.bench.common.rows import CrossCheckRow
 from domino_sglang.bench.common.statistics import Spread
 from domino_sglang.bench.sweep import load
 from domino_sglang.bench.sweep.load import Load
 from domino_sglang.bench.sweep.point import Point, summarise
+from domino_sglang.bench.sweep.rows import CrossCheckRow
 
 TOLERANCE = 0.05
 
@@ -50,9 +50,7 @@ def cross_check(
         difference = Spread.of(locust_rates).median / Spread.of(sglang_rates).median - 1
     return CrossCheckRow(
         arm=arm,
-        workload=point.workload,
-        temperature=point.temperature,
-        concurrency=point.concurrency,
+        **vars(point),
         locust_tokens_per_s=locust_rates,
         sglang_tokens_per_s=sglang_rates,
         difference=difference,

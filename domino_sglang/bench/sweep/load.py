@@ -15,7 +15,7 @@ from pathlib import Path
 import requests
 
 from domino_sglang.bench.common import rows
-from domino_sglang.bench.common.rows import RequestRow
+from domino_sglang.bench.sweep.rows import RequestRow
 from domino_sglang.measure.workloads import Prompt
 
 # A path, because locust reads files; importing it here would patch this process for gevent.
@@ -107,7 +107,7 @@ def flush_cache(url: str) -> bool:
 
 
 def _read(file: Path) -> list[RequestRow]:
-    return [RequestRow(**row) for row in rows.read(file)]
+    return rows.read(file, RequestRow) if file.is_file() else []
 
 
 def _end(process: subprocess.Popen) -> None:

@@ -21,7 +21,9 @@ import gevent
 from locust import HttpUser, constant, events, tag, task
 from locust.exception import StopUser
 
-from domino_sglang.bench.common.rows import RequestRow, append
+from domino_sglang.bench.common.rows import append
+from domino_sglang.bench.sweep.rows import RequestRow
+from domino_sglang.measure.jsonl import numbered_lines
 from domino_sglang.measure.stream import StreamError, StreamResult, read_stream
 from domino_sglang.measure.workloads import WORKLOADS
 from domino_sglang.names import BENCH_REQUEST_TIMEOUT
@@ -51,7 +53,7 @@ class Session:
         self.queue: Iterator[dict[str, Any]] = iter(())
         self.remaining = 0
         if options.prompts:
-            bodies = [json.loads(line) for line in Path(options.prompts).read_text(encoding="utf-8").splitlines()]
+            bodies = [json.loads(line) for _, line in numbered_lines(Path(options.prompts))]
             self.queue, self.remaining = iter(bodies), len(bodies)
 
     def next_prompt(self, workload: str):

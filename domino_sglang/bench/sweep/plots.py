@@ -28,7 +28,7 @@ def write_plots(data: SweepData, folder: Path) -> list[str]:
     if any(data.acceptance_by_position(panel, arm) for panel in data.panels for arm in data.arms):
         _acceptance(data, folder / "acceptance.png")
         files.append("acceptance.png")
-    if any(row["step_ms"] for row in data.points):
+    if any(row.step_ms for row in data.points):
         _steps(data, folder / "steps.png")
         files.append("steps.png")
     return files
@@ -89,7 +89,7 @@ def save(figure: Any, data: SweepData, file: Path) -> None:
     height = figure.get_size_inches()[1]
     figure.tight_layout(rect=(0, 0.22 / height, 1, 1 - 0.35 / height))
     figure.legend(handles.values(), handles.keys(), loc="upper center", ncols=6, frameon=False)
-    figure.text(0.995, 0.04 / height, data.provenance.hardware, ha="right", va="bottom", fontsize=7, color="#666666")
+    figure.text(0.995, 0.04 / height, data.head.hardware, ha="right", va="bottom", fontsize=7, color="#666666")
     figure.savefig(file, dpi=DPI)
     pyplot().close(figure)
 
@@ -163,7 +163,7 @@ def _acceptance(data: SweepData, file: Path) -> None:
 
 def _steps(data: SweepData, file: Path) -> None:
     figure, axes = grid(data, ("ms per decode step",))
-    timed = [arm for arm in data.arms if any(row["step_ms"] for row in data.points if row["arm"] == arm)]
+    timed = [arm for arm in data.arms if any(row.step_ms for row in data.points if row.arm == arm)]
     width = 0.8 / len(timed)
     for column, panel in enumerate(data.panels):
         axis = axes[0][column]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from domino_sglang.bench.common.rows import PointRow, RequestRow
 from domino_sglang.bench.common.server_metrics import Decoding
 from domino_sglang.bench.common.statistics import percentiles
+from domino_sglang.bench.sweep.rows import PointRow, RequestRow
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,7 @@ def summarise(
     decoding = decoding or Decoding()
     return PointRow(
         arm=arm,
-        workload=point.workload,
-        temperature=point.temperature,
-        concurrency=point.concurrency,
+        **vars(point),
         repetition=repetition,
         complete=len(answered) >= expected,
         seconds=seconds,

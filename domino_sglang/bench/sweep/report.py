@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from domino_sglang.bench.common.arms import PLAIN
 from domino_sglang.bench.sweep.plots import title, write_plots
 from domino_sglang.bench.sweep.report_data import Panel, SweepData
+from domino_sglang.measure import tables
+from domino_sglang.measure.tables import number
 from domino_sglang.names import STEP_PARTS
 
 CAPTIONS = {
@@ -23,7 +25,7 @@ def write_report(folder: Path) -> Path:
     """Write ``report.md`` and its plots from ``rows.jsonl`` and ``requests.jsonl``; returns the report's path."""
     data = SweepData.read(folder)
     pictures = write_plots(data, folder)
-    lines = ["# Throughput against concurrency", "", *data.provenance.markdown(), *_settings(data), ""]
+    lines = ["# Throughput against concurrency", "", *data.head.markdown(), *_settings(data), ""]
     lines += _verdict(data)
     for panel in data.panels:
         lines += [f"## {title(panel).capitalize()}", "", *_tables(data, panel)]
@@ -36,22 +38,12 @@ def write_report(folder: Path) -> Path:
     return report
 
 
-def table(head: Sequence[str], body: Iterable[Sequence[str]]) -> list[str]:
-    """A Markdown table and an empty line."""
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return [*lines, *("| " + " | ".join(row) + " |" for row in body), ""]
-
-
-def number(value: float | None, digits: int = 1) -> str:
-    return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
-
-
 def _settings(data: SweepData) -> list[str]:
     s = data.settings
-    servers = "all servers up, arms in turn at every point" if s["servers_up_together"] else "one server at a time"
+    servers = "all servers up, arms in turn at every point" if s.servers_up_together else "one server at a time"
     return [
-        f"- load: locust, streaming chat, closed loop, {s['requests_per_user']} requests per user and point, at most "
-        f"{s['max_tokens']} tokens an answer, {s['repetitions']} interleaved repetitions, warm-up left out, prefix "
+        f"- load: locust, streaming chat, closed loop, {s.requests_per_user} requests per user and point, at most "
+        f"{s.max_tokens} tokens an answer, {s.repetitions} interleaved repetitions, warm-up left out, prefix "
         f"cache flushed before each point; {servers}",
     ]
 
@@ -59,23 +51,23 @@ def _settings(data: SweepData) -> list[str]:
 def _verdict(data: SweepData) -> list[str]:
     lines = []
     for crash in data.crashes:
-        last = crash["reason"].strip().splitlines()[-1]
-        lines.append(f"- **{crash['arm']} crashed** during {crash['during']}: {last[:300]}")
+        last = crash.reason.strip().splitlines()[-1]
+        lines.append(f"- **{crash.arm} crashed** during {crash.during}: {last[:300]}")
     for row in data.cut_short:
         lines.append(
-            f"- **cut short**, in no median: {row['arm']}, {row['workload']}, temperature {row['temperature']:g}, "
-            f"concurrency {row['concurrency']}, repetition {row['repetition'] + 1}: {row['requests']} requests, "
-            f"{row['failures']} failed" + (f" ({row['errors'][0][:200]})" if row["errors"] else "")
+            f"- **cut short**, in no median: {row.arm}, {row.workload}, temperature {row.temperature:g}, "
+            f"concurrency {row.concurrency}, repetition {row.repetition + 1}: {row.requests} requests, "
+            f"{row.failures} failed" + (f" ({row.errors[0][:200]})" if row.errors else "")
         )
     lines.append(_completeness(data))
     return ["## What to know first", "", *lines, ""]
 
 
 def _completeness(data: SweepData) -> str:
-    panels = len(data.settings["workloads"]) * len(data.settings["temperatures"])
-    planned = len(data.arms) * panels * len(data.concurrencies) * data.settings["repetitions"]
-    failures = sum(row["failures"] for row in [*data.points, *data.cut_short])
-    requests = sum(row["requests"] for row in [*data.points, *data.cut_short])
+    panels = len(data.settings.workloads) * len(data.settings.temperatures)
+    planned = len(data.arms) * panels * len(data.concurrencies) * data.settings.repetitions
+    failures = sum(row.failures for row in [*data.points, *data.cut_short])
+    requests = sum(row.requests for row in [*data.points, *data.cut_short])
     return f"- {len(data.points)} of {planned} planned points are complete; {failures} of {requests} requests failed."
 
 
@@ -84,7 +76,9 @@ def _tables(data: SweepData, panel: Panel) -> list[str]:
     measured = [arm for arm in data.arms if data.select(panel, arm)]
 
     def over_concurrency(cell: Callable[[str, int], str], arms: Sequence[str]) -> list[str]:
-        return table(["concurrency", *columns], ([arm, *(cell(arm, c) for c in data.concurrencies)] for arm in arms))
+        return tables.markdown(
+            ["concurrency", *columns], ([arm, *(cell(arm, c) for c in data.concurrencies)] for arm in arms)
+        )
 
     lines = ["Output tokens/s, median (least to greatest):", ""]
     lines += over_concurrency(lambda arm, c: data.tokens_per_s(panel, arm, c).text(1), measured)
@@ -117,7 +111,7 @@ def _steps(data: SweepData, panel: Panel, arms: Sequence[str]) -> list[str]:
     if not body:
         return []
     head = ["arm", "concurrency", *STEP_PARTS, "step"]
-    return ["Decode step, ms (share), timed inside the server:", "", *table(head, body)]
+    return ["Decode step, ms (share), timed inside the server:", "", *tables.markdown(head, body)]
 
 
 def _cross_check(data: SweepData) -> list[str]:
@@ -125,23 +119,23 @@ def _cross_check(data: SweepData) -> list[str]:
     if not data.cross_checks:
         return [*lines, "Not made.", ""]
     for row in data.cross_checks:
-        where = f"{row['arm']}, {row['workload']}, temperature {row['temperature']:g}, concurrency {row['concurrency']}"
-        if row["error"]:
-            lines.append(f"- {where}: **failed**: {row['error'].strip().splitlines()[-1][:300]}")
-        if row["difference"] is None:
+        where = f"{row.arm}, {row.workload}, temperature {row.temperature:g}, concurrency {row.concurrency}"
+        if row.error:
+            lines.append(f"- {where}: **failed**: {row.error.strip().splitlines()[-1][:300]}")
+        if math.isnan(row.difference):
             continue
         rates = " against ".join(
-            f"{who} " + ", ".join(f"{rate:.1f}" for rate in row[key])
-            for who, key in (("locust", "locust_tokens_per_s"), ("bench_serving", "sglang_tokens_per_s"))
+            f"{who} " + ", ".join(f"{rate:.1f}" for rate in rates)
+            for who, rates in (("locust", row.locust_tokens_per_s), ("bench_serving", row.sglang_tokens_per_s))
         )
-        verdict = "within 5%" if row["agrees"] else "**more than 5% apart**"
-        lines.append(f"- {where}: {rates} tokens/s; medians differ by {100 * row['difference']:+.1f}%, {verdict}.")
+        verdict = "within 5%" if row.agrees else "**more than 5% apart**"
+        lines.append(f"- {where}: {rates} tokens/s; medians differ by {100 * row.difference:+.1f}%, {verdict}.")
     return [*lines, ""]
 
 
 def _arms(data: SweepData) -> list[str]:
     lines = ["## Arms", ""]
-    for arm, flags in data.settings["arms"].items():
+    for arm, flags in data.settings.arms.items():
         lines.append(
             f"- {arm}: " + (flags if flags.startswith("http") else f"`python -m sglang.launch_server {flags}`")
         )

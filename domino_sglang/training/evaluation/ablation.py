@@ -12,6 +12,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from domino_sglang.measure import tables
 from domino_sglang.measure.provenance import Provenance
 from domino_sglang.training.data.storage import DataError, GrowingJsonl, read_jsonl
 from domino_sglang.training.loop.trainer import Trainer
@@ -173,17 +174,17 @@ def report(rows: Sequence[Mapping[str, Any]], study: Study) -> str:
         "",
         "Means over the seeds ± their standard deviation; the gain is taken seed by seed.",
         "",
-        f"| arm | acceptance length | against {study.baseline} | {' | '.join(kinds)} | parameters | seeds |",
-        f"|---|---|---|{'---|' * len(kinds)}---|---|",
     ]
+    body = []
     base = table.get(study.baseline, {})
     for arm, seeds in table.items():
         gains = [100 * (row["length"] / base[seed]["length"] - 1) for seed, row in seeds.items() if seed in base]
-        by_kind = " | ".join(f"{mean(row['by_kind'][kind] for row in seeds.values()):.2f}" for kind in kinds)
+        by_kind = [f"{mean(row['by_kind'][kind] for row in seeds.values()):.2f}" for kind in kinds]
         length = spread([row["length"] for row in seeds.values()], ".3f")
         size = f"{next(iter(seeds.values()))['parameters'] / 1e6:.2f}M"
-        lines.append(f"| {arm} | {length} | {spread(gains, '+.1f', '%')} | {by_kind} | {size} | {len(seeds)} |")
-    return "\n".join([*lines, *(["", study.note] if study.note else []), ""])
+        body.append([arm, length, spread(gains, "+.1f", "%"), *by_kind, size, len(seeds)])
+    head = ["arm", "acceptance length", f"against {study.baseline}", *kinds, "parameters", "seeds"]
+    return "\n".join([*lines, *tables.markdown(head, body), *([study.note, ""] if study.note else [])])
 
 
 def spread(values: Sequence[float], form: str, unit: str = "") -> str:

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from domino_sglang.bench.common.rows import RequestRow
+from domino_sglang.bench.sweep.rows import RequestRow
 from domino_sglang.measure.stream import StreamError, read_stream
 
 USAGE = {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 5}}
