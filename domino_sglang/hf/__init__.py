@@ -4,7 +4,7 @@ Works with any causal LM that shares the tokenizer; needs no remote code. Nothin
 """
 
 from domino_sglang.hf.configuration import DominoDraftConfig
-from domino_sglang.hf.generation import SpecOutput
+from domino_sglang.hf.generation import SpecOutput, stop_ids
 from domino_sglang.hf.modeling import DominoDraftModel
 
-__all__ = ["DominoDraftConfig", "DominoDraftModel", "SpecOutput"]
+__all__ = ["DominoDraftConfig", "DominoDraftModel", "SpecOutput", "stop_ids"]

@@ -7,7 +7,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 import torch
-from transformers import DynamicCache, LogitsProcessorList, PreTrainedModel, TopKLogitsWarper, TopPLogitsWarper
+from transformers import (
+    DynamicCache,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 from transformers.generation.streamers import BaseStreamer
 
 from domino_sglang.core.head import DraftSampling
@@ -54,6 +61,7 @@ class SpecGeneration:
         streamer: BaseStreamer | None = None,
         callback: Callable[[list[int]], None] | None = None,
         head: bool = True,
+        sampled_drafts: bool = True,
     ) -> SpecOutput:
         """Continue a prompt; the output distribution is exactly the target's own.
 
@@ -70,13 +78,15 @@ class SpecGeneration:
             streamer: gets the prompt, then committed tokens, as in ``generate``.
             callback: gets each step's committed tokens.
             head: False drafts from the base logits alone.
+            sampled_drafts: False drafts the drafter's most likely tokens at any temperature; the target then draws a
+                token at each position, and a proposal is accepted when it is that token.
 
         Raises:
             ValueError: a batch, an empty prompt, a negative temperature, or a target that does not fit.
         """
         check_request(self, target, input_ids, temperature)
-        run = _Run(self, target, temperature, seed, _warpers(top_k, top_p))
-        stops = set(_stop_ids(target) if stop_token_ids is None else stop_token_ids)
+        run = _Run(self, target, temperature, seed, _warpers(top_k, top_p), sampled_drafts)
+        stops = stop_ids(target) if stop_token_ids is None else set(stop_token_ids)
         output = SpecOutput(input_ids)
         new: list[int] = []
         if streamer is not None:
@@ -111,6 +121,7 @@ class _Run:
         temperature: float,
         seed: int,
         warp: LogitsProcessorList,
+        sampled_drafts: bool,
     ):
         self.drafter, self.target, self.warp, self.seed = drafter, target, warp, seed
         self.embedding = cast(torch.Tensor, target.get_input_embeddings().weight)
@@ -118,31 +129,24 @@ class _Run:
         self.layers = [layer + 1 for layer in drafter.domino.target_layer_ids]
         self.device = self.embedding.device
         self.temperature = torch.tensor([temperature], dtype=torch.float32, device=self.device)
+        self.greedy = temperature == 0
+        self.sampled_drafts = sampled_drafts and not self.greedy
         self.cache = DynamicCache(config=target.config)
         self.context: list[KeyValue] = []
         self.committed = 0
         self.bonus = torch.zeros(1, dtype=torch.long, device=self.device)
 
-    @property
-    def greedy(self) -> bool:
-        return float(self.temperature) == 0
-
     def prefill(self, input_ids: torch.Tensor) -> int:
         """Read the prompt; returns the first new token."""
         logits, features = self._run_target(input_ids.to(self.device))
         self._commit(features)
-        last = logits[:, -1:]
-        if self.greedy:
-            self.bonus = last.argmax(-1)[:, 0]
-        else:
-            # The position before the first block's, because one counter must not serve two draws.
-            sampling = self._sampling(self.committed - 1)
-            self.bonus = race(self._distribution(last)[:, 0], sampling, torch.zeros_like(sampling.position))
+        # The position before the first block's, because one counter must not serve two draws.
+        self.bonus = self._choose(logits[:, -1:], self.committed - 1)[0]
         return int(self.bonus)
 
     def step(self, head: bool) -> list[int]:
         """One draft and verify step; returns the committed tokens, the new bonus last."""
-        sampling = None if self.greedy else self._sampling(self.committed)
+        sampling = self._sampling(self.committed) if self.sampled_drafts else None
         position = torch.tensor([self.committed], device=self.device)
         draft, base_logits = self.drafter.propose(
             self.bonus,
@@ -156,7 +160,7 @@ class _Run:
         block = torch.cat([self.bonus[:, None], draft.tokens], dim=1)
         logits, features = self._run_target(block)
         if sampling is None:
-            accepted = accept_greedy(draft.tokens, logits.argmax(-1))
+            accepted = accept_greedy(draft.tokens, self._choose(logits, self.committed))
         else:
             rows = DraftRows(base_logits, self.drafter.head_weights().w2, draft, sampling)
             accepted = accept_sampled(self._distribution(logits), draft.tokens, draft.log_q, rows, sampling)
@@ -165,6 +169,13 @@ class _Run:
         self._forget(self.drafter.domino.S - kept)
         self.bonus = accepted.bonus
         return [*draft.tokens[0, :kept].tolist(), int(self.bonus)]
+
+    def _choose(self, logits: torch.Tensor, position: int) -> torch.Tensor:
+        """The target's own token behind each of ``logits`` ``[1, n, V]``: int64 ``[1, n]``."""
+        if self.greedy:
+            return logits.argmax(-1)
+        places = torch.arange(logits.shape[1], device=self.device)
+        return race(self._distribution(logits)[0], self._sampling(position), places)[None]
 
     def _sampling(self, position: int) -> DraftSampling:
         return DraftSampling(
@@ -223,9 +234,13 @@ def check_request(drafter: DominoDraftModel, target: PreTrainedModel, input_ids:
         raise ValueError(f"the target's embedding has {rows} rows, but the drafter's vocabulary is {expected.V}")
 
 
-def _stop_ids(target: PreTrainedModel) -> list[int]:
-    eos = target.generation_config.eos_token_id  # type: ignore[union-attr]
-    return [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
+def stop_ids(target: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> set[int]:
+    """Token ids that end a response: those at which ``generate`` stops; with a tokenizer also its own end and the
+    target's, which a hand-made generation config may have left out."""
+    sources = [target.generation_config.eos_token_id]  # type: ignore[union-attr]
+    if tokenizer is not None:
+        sources += [target.config.eos_token_id, tokenizer.eos_token_id]
+    return {one for found in sources for one in (found if isinstance(found, list) else [found]) if one is not None}
 
 
 def _warpers(top_k: int, top_p: float) -> LogitsProcessorList:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from domino_sglang.bench.accept.offline import GREEDY, SAMPLED, Drafting, decode, decode_plainly
+from domino_sglang.bench.accept.offline import GREEDY, Drafting, decode, decode_plainly
 from domino_sglang.bench.accept.report import AcceptData, write_report
 from domino_sglang.bench.accept.rows import AcceptHead, AcceptRow, AcceptSettings
 from domino_sglang.bench.common import rows
@@ -41,18 +41,9 @@ def test_greedy_decoding_gives_the_targets_own_text(models, head):
     options = {"temperature": 0.0, "max_new_tokens": 24, "stops": set()}
     trace = decode(drafter, target, PROMPT, Drafting(head, GREEDY), **options)
     assert trace.tokens == decode_plainly(target, PROMPT, **options).tokens
-    whole = drafter.spec_generate(target, PROMPT, 24, head=head, stop_token_ids=[])
-    assert [n + 1 for n in trace.accepted] == whole.acceptance
-    assert trace.tokens == whole.sequences[0, PROMPT.shape[1] :].tolist()
-
-
-def test_sampled_decoding_is_spec_generates(models):
-    target, drafter = models
-    trace = decode(
-        drafter, target, PROMPT, Drafting(True, SAMPLED), temperature=0.8, max_new_tokens=24, stops=set(), seed=5
-    )
-    whole = drafter.spec_generate(target, PROMPT, 24, 0.8, seed=5, stop_token_ids=[])
-    assert trace.tokens == whole.sequences[0, PROMPT.shape[1] :].tolist()
+    committed, after_prefill = [n + 1 for n in trace.accepted], len(trace.tokens) - 1
+    assert sum(committed[:-1]) < after_prefill <= sum(committed), "only the last step may be cut at the limit"
+    assert trace.seconds > 0
 
 
 def test_decoding_ends_with_the_stop(models):

@@ -13,7 +13,7 @@ from domino_sglang.bench.accept.rows import AcceptHead, AcceptRow, AcceptSetting
 from domino_sglang.bench.common import rows
 from domino_sglang.bench.common.arms import PLAIN
 from domino_sglang.bench.common.prompt_options import add_prompt_arguments, prompts_by_workload
-from domino_sglang.bench.common.server_options import drafter_folder, dtype, target_path
+from domino_sglang.bench.common.server_options import add_model_arguments, drafter_folder, dtype, target_path
 from domino_sglang.measure.provenance import results_folder
 from domino_sglang.measure.workloads import Prompt, take
 
@@ -24,10 +24,7 @@ INTERRUPTED = 130
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    models = parser.add_argument_group("models")
-    models.add_argument("--target", help="target model, folder or hub name (default: the demo's SmolLM2-135M-Instruct)")
-    models.add_argument("--drafter", type=Path, help="Domino drafter's folder (default: the packaged one)")
-    models.add_argument("--dtype", help="of target and drafter (default: float32 on a CPU, bfloat16 on a GPU)")
+    add_model_arguments(parser)
     add_prompt_arguments(parser, default=("humaneval", "maths", "chat", "long"))
     what = parser.add_argument_group("measurement")
     what.add_argument("--temperature", type=float, nargs="+", default=[0.0, 0.6, 1.0], help="0 is greedy")
@@ -67,14 +64,13 @@ class Bench:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        from domino_sglang.hf import DominoDraftModel
+        from domino_sglang.hf import DominoDraftModel, stop_ids
 
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.tokenizer = AutoTokenizer.from_pretrained(target)
         self.target = AutoModelForCausalLM.from_pretrained(target, dtype=getattr(torch, dtype)).to(self.device).eval()
         self.drafter = DominoDraftModel.from_pretrained(drafter, dtype=dtype, device=self.device)
-        eos = self.target.generation_config.eos_token_id
-        self.stops = set() if eos is None else {eos} if isinstance(eos, int) else set(eos)
+        self.stops = stop_ids(self.target)
 
     def rows(self, args: argparse.Namespace, prompts: dict[str, tuple[Prompt, ...]]) -> Iterator[AcceptRow]:
         """Every way of drafting in turn at each prompt, so that an interruption leaves a fair part."""

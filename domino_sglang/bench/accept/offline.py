@@ -6,11 +6,9 @@ import time
 from dataclasses import dataclass, field
 
 import torch
-from transformers import DynamicCache, LogitsProcessorList, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
-from domino_sglang.core.verify import accept_greedy, race
 from domino_sglang.hf import DominoDraftModel
-from domino_sglang.hf.generation import _Run
 
 SAMPLED, GREEDY = "sampled", "greedy"
 
@@ -48,33 +46,6 @@ class Trace:
     seconds: float = 0.0
 
 
-class GreedyDraftRun(_Run):
-    """Drafts greedily at any temperature. Rejection sampling against a point mass: the target draws a token at each
-    position, and a proposal is accepted when it is that token."""
-
-    def step(self, head: bool) -> list[int]:
-        if self.greedy:
-            return super().step(head)
-        draft, _base_logits = self.drafter.propose(
-            self.bonus,
-            torch.tensor([self.committed], device=self.device),
-            self.context,
-            embedding=self.embedding,
-            lm_head=self.lm_head,
-            head=head,
-        )
-        logits, features = self._run_target(torch.cat([self.bonus[:, None], draft.tokens], dim=1))
-        positions = torch.arange(logits.shape[1], device=self.device)
-        drawn = race(self._distribution(logits)[0], self._sampling(self.committed), positions)
-        accepted = accept_greedy(draft.tokens, drawn[None])
-        kept = int(accepted.accept_len)
-        self._commit(features[:, : kept + 1])
-        self._forget(self.drafter.domino.S - kept)
-        self.bonus = accepted.bonus
-        return [*draft.tokens[0, :kept].tolist(), int(self.bonus)]
-
-
-@torch.inference_mode()
 def decode(
     drafter: DominoDraftModel,
     target: PreTrainedModel,
@@ -86,17 +57,21 @@ def decode(
     stops: set[int],
     seed: int = 0,
 ) -> Trace:
-    """Continue a prompt ``[1, n]`` as ``spec_generate`` does, with a choice of drafting."""
-    kind = GreedyDraftRun if drafting.drafts == GREEDY else _Run
-    run = kind(drafter, target, temperature, seed, LogitsProcessorList())
-    trace = Trace([run.prefill(input_ids)])
-    began = time.perf_counter()
-    while trace.tokens[-1] not in stops and len(trace.tokens) < max_new_tokens:
-        step = run.step(drafting.head)
-        trace.accepted.append(len(step) - 1)
-        trace.tokens += _until_stop(step, stops)[: max_new_tokens - len(trace.tokens)]
-    trace.seconds = time.perf_counter() - began
-    return trace
+    """Continue a prompt ``[1, n]``, n at least 1, on the clock."""
+    steps: list[float] = []
+    output = drafter.spec_generate(
+        target,
+        input_ids,
+        max_new_tokens,
+        temperature,
+        seed=seed,
+        stop_token_ids=stops,
+        head=drafting.head,
+        sampled_drafts=drafting.drafts == SAMPLED,
+        callback=lambda _tokens: steps.append(time.perf_counter()),
+    )
+    tokens = output.sequences[0, input_ids.shape[1] :].tolist()
+    return Trace(tokens, [committed - 1 for committed in output.acceptance], steps[-1] - steps[0])
 
 
 @torch.inference_mode()
@@ -125,8 +100,3 @@ def decode_plainly(
         trace.tokens.append(next_token(input_ids.new_tensor([trace.tokens[-1:]])))
     trace.seconds = time.perf_counter() - began
     return trace
-
-
-def _until_stop(step: list[int], stops: set[int]) -> list[int]:
-    stop = next((i for i, token in enumerate(step) if token in stops), None)
-    return step if stop is None else step[: stop + 1]

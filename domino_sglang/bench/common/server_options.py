@@ -7,13 +7,18 @@ import shlex
 from pathlib import Path
 
 
-def add_server_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare ``--target``, ``--drafter``, ``--dtype`` and ``--server-flags``."""
-    group = parser.add_argument_group("servers")
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare ``--target``, ``--drafter`` and ``--dtype``."""
+    group = parser.add_argument_group("models")
     group.add_argument("--target", help="target model, folder or hub name (default: the demo's SmolLM2-135M-Instruct)")
     group.add_argument("--drafter", type=Path, help="Domino drafter's folder (default: the packaged one)")
     group.add_argument("--dtype", help="of target and drafter (default: float32 on a CPU, bfloat16 on a GPU)")
-    group.add_argument("--server-flags", default="", metavar="'FLAGS'", help="further flags of every server")
+
+
+def add_server_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what a server needs: the models' arguments and ``--server-flags``."""
+    add_model_arguments(parser)
+    parser.add_argument("--server-flags", default="", metavar="'FLAGS'", help="further flags of every server")
 
 
 def target_path(args: argparse.Namespace) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from domino_sglang.core.random_numbers import mix32
+from domino_sglang.hf import stop_ids
 from domino_sglang.training.data.generate import Completion, Request, SlotGenerator
 from domino_sglang.training.data.loops import loop_start, repetition
 from domino_sglang.training.data.prompts import Excluded, Opening, draw_openings, excluded_prompts, normalised
@@ -72,14 +73,6 @@ class Chat:
 
     def decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True)
-
-
-def stop_ids(target, tokenizer) -> set[int]:
-    """Every id that ends a response of this target."""
-    found: set[int] = set()
-    for source in (target.generation_config.eos_token_id, target.config.eos_token_id, tokenizer.eos_token_id):
-        found.update(source if isinstance(source, list) else [source] if source is not None else [])
-    return found
 
 
 def request_seed(seed: int, index: int, purpose: int) -> int:

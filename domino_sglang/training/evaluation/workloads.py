@@ -12,10 +12,10 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from domino_sglang.hf import DominoDraftModel
+from domino_sglang.hf import DominoDraftModel, stop_ids
 from domino_sglang.training.data.prompts import CHAT_FILE
 from domino_sglang.training.data.storage import read_jsonl
-from domino_sglang.training.data.synthesize import Chat, stop_ids
+from domino_sglang.training.data.synthesize import Chat
 
 logger = logging.getLogger(__name__)
 

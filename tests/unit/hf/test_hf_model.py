@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from domino_sglang.core.config import CheckpointError, DominoConfig
-from domino_sglang.hf import DominoDraftConfig, DominoDraftModel
+from domino_sglang.hf import DominoDraftConfig, DominoDraftModel, stop_ids
 
 VOCAB, HIDDEN, LAYERS = 61, 32, 4
 
@@ -255,3 +256,13 @@ def test_top_k_is_honoured_when_sampling():
         with torch.inference_mode():
             best = target(got).logits[0].topk(2).indices
         assert all(int(got[0, i + 1]) in best[i].tolist() for i in range(4, got.shape[1] - 1))
+
+
+def test_stop_ids_of_a_target_and_of_its_tokenizer():
+    target, tokenizer = make_target(), SimpleNamespace(eos_token_id=7)
+    assert stop_ids(target) == set()
+    target.generation_config.eos_token_id, target.config.eos_token_id = [3, 5], 4
+    assert stop_ids(target) == {3, 5}
+    assert stop_ids(target, tokenizer) == {3, 4, 5, 7}
+    target.generation_config.eos_token_id = 0
+    assert stop_ids(target) == {0}
