@@ -13,6 +13,7 @@ from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
 from domino_sglang.serving.refusal import refusing
 from domino_sglang.serving.sampling.choices import reseed_next_choice
+from domino_sglang.serving.slots import row_headroom, with_row_headroom
 
 NAME = "DOMINO"
 STANDS_FOR = "DFLASH"
@@ -23,6 +24,11 @@ NAME_CHECKS_ON_SERVER_ARGS = {
     "sglang.srt.arg_groups.kv_cache_hook.handle_unified_memory_pool": "--enable-unified-memory refused",
 }
 
+# Builders of pools that size the rows of requests by themselves.
+UNIFIED_POOLS = (
+    "sglang.srt.mem_cache.unified_memory_pool.init_unified_mamba_pools",
+    "sglang.srt.mem_cache.unified_memory_pool.init_unified_mamba_swa_pools",
+)
 
 _targets: list[str] = []
 
@@ -61,6 +67,9 @@ def install_hooks() -> None:
     register(
         "sglang.srt.managers.tokenizer_manager.TokenizerManager._send_one_request", reseed_next_choice, HookType.AROUND
     )
+    register("sglang.srt.mem_cache.allocation_sizing.get_req_to_token_extra_context_len", row_headroom, HookType.AFTER)
+    for target in UNIFIED_POOLS:
+        register(target, with_row_headroom, HookType.AROUND)
     if _on_cpu_platform():
         from domino_sglang.serving.cpu.memory import assign_req_to_token_pool
 

@@ -62,6 +62,9 @@ HOOKED = {
     "sglang.srt.arg_groups.model_override_base._forces_eagle_topk_one": ["speculative_algorithm"],
     "sglang.srt.speculative.spec_utils.spec_need_hidden_states": [],
     "sglang.srt.managers.tokenizer_manager.TokenizerManager._send_one_request": ["self", "tokenized_obj"],
+    "sglang.srt.mem_cache.allocation_sizing.get_req_to_token_extra_context_len": [],
+    "sglang.srt.mem_cache.unified_memory_pool.init_unified_mamba_pools": None,
+    "sglang.srt.mem_cache.unified_memory_pool.init_unified_mamba_swa_pools": None,
     "sglang.srt.mem_cache.allocation.assign_req_to_token_pool_func": [
         "req_pool_indices",
         "req_to_token",
