@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from domino_sglang.checkpoint.hub import local_folder
 from domino_sglang.checkpoint.problem import Problem, refuse
 from domino_sglang.checkpoint.safetensors_files import StoredTensor, read_folder
 from domino_sglang.checkpoint.tensors import (
@@ -24,6 +25,7 @@ from domino_sglang.checkpoint.tensors import (
 from domino_sglang.core.config import CheckpointError, DominoConfig
 
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+MODELOPT_CONFIG = "hf_quant_config.json"
 EXPORT_AGAIN = "correct config.json or export the checkpoint again"
 
 
@@ -65,7 +67,7 @@ class CheckpointReport:
 
 
 def check_checkpoint(path: str | Path) -> CheckpointReport:
-    """Read ``path``'s configuration and headers; refuse anything that could not be served.
+    """Read the configuration and headers of a folder, or of a model on the hub; refuse what could not be served.
 
     Raises:
         CheckpointError: one line with the first problem: file, tensor, found, expected, fix.
@@ -78,17 +80,19 @@ def check_checkpoint(path: str | Path) -> CheckpointReport:
 
 def examine(path: str | Path) -> tuple[CheckpointReport | None, list[Problem]]:
     """Like :func:`check_checkpoint`, but collects every problem. The report is None where there are any."""
-    folder = Path(path)
-    if not folder.is_dir():
-        found = "a file" if folder.exists() else "nothing"
-        fix = "pass a local folder to --speculative-draft-model-path (`hf download NAME` fetches one from the hub)"
-        return None, [Problem(f"{str(path)!r} is no checkpoint folder", found, "a folder", fix)]
+    try:
+        folder = local_folder(path)
+    except CheckpointError as error:
+        return None, [Problem(str(error))]
     problems: list[Problem] = []
     config = None
     try:
         config = DominoConfig.from_pretrained(folder)
     except CheckpointError as error:
         problems.append(Problem(str(error)))
+    if (folder / MODELOPT_CONFIG).exists():
+        fix = "export the drafter unquantised, or delete the file if its weights are"
+        problems.append(Problem(f"{folder / MODELOPT_CONFIG} speaks of quantised weights", fix=fix))
     stored, wrong_files = read_folder(folder)
     problems += wrong_files
     # Of an incomplete set of files every complaint about a missing tensor would be an echo of the first problem.

@@ -14,6 +14,15 @@ from domino_sglang.core.config import CheckpointError, DominoConfig
 
 # Where multimodal configurations keep the language model's part; SGLang's get_hf_text_config knows the same.
 TEXT_CONFIGS = ("text_config", "thinker_config", "llm_config", "language_config")
+# In SGLang's order; GPT-2 has its own name for the last.
+CONTEXT_LENGTHS = (
+    "max_sequence_length",
+    "seq_length",
+    "max_seq_len",
+    "model_max_length",
+    "max_position_embeddings",
+    "n_positions",
+)
 ANOTHER_DRAFTER = "choose the drafter trained for this target"
 
 
@@ -27,39 +36,43 @@ class Comparison:
     problem: Problem | None = None
 
 
-def check_against_target(
-    drafter: CheckpointReport | DominoConfig, target: Any, num_draft_tokens: int | None = None
-) -> None:
-    """Refuse a drafter that was not trained for this target, or more draft tokens than it was trained for.
+def check_against_target(report: CheckpointReport, target: Any, name: str, context_length: int | None = None) -> None:
+    """Refuse a drafter that was not trained for this target, or for contexts as long as it is served with.
 
     Args:
-        target: a folder with ``config.json``, a hub name, a dict, or a Transformers configuration.
-        num_draft_tokens: what the operator asked for (``--speculative-num-draft-tokens``: the bonus token counts),
-            None for the drafter's own block size.
+        target: as in :func:`compare_with_target`.
+        name: of the target, for the person who has to look closer.
+        context_length: tokens, None for any.
 
     Raises:
         CheckpointError: one line with the first problem.
     """
-    problems = [row.problem for row in compare_with_target(drafter, target, num_draft_tokens) if row.problem]
-    path = drafter.path if isinstance(drafter, CheckpointReport) else "CHECKPOINT"
-    refuse(problems, see=f"domino-sglang inspect {path} --target MODEL")
+    rows = compare_with_target(report.config, target)
+    if context_length is not None:
+        rows.append(compare_context(report.config, context_length))
+    refuse(
+        [row.problem for row in rows if row.problem],
+        see=f"domino-sglang inspect {report.path} --target {name}",
+    )
 
 
-def compare_with_target(
-    drafter: CheckpointReport | DominoConfig, target: Any, num_draft_tokens: int | None = None
-) -> list[Comparison]:
-    """Every property that must agree, fitting or not; arguments as in :func:`check_against_target`.
+def compare_with_target(config: DominoConfig, target: Any) -> list[Comparison]:
+    """Every property that must agree, fitting or not.
+
+    Args:
+        target: a folder with ``config.json``, a hub name, a dict, or a Transformers configuration.
 
     Raises:
         CheckpointError: the target's configuration cannot be read.
     """
-    config = drafter.config if isinstance(drafter, CheckpointReport) else drafter
     text = target_text_config(target)
-    rows = [_hidden_size(config, text), _vocabulary(config, text), _num_layers(config, text)]
-    rows += [_capture_layers(config, text), _mask_token(config, text)]
-    if num_draft_tokens is not None:
-        rows.append(compare_draft_tokens(config, num_draft_tokens))
-    return rows
+    return [
+        _hidden_size(config, text),
+        _vocabulary(config, text),
+        _num_layers(config, text),
+        _capture_layers(config, text),
+        _mask_token(config, text),
+    ]
 
 
 def target_text_config(target: Any) -> Mapping[str, Any]:
@@ -167,17 +180,44 @@ def _mask_token(config: DominoConfig, text: Mapping[str, Any]) -> Comparison:
     return Comparison("mask token", f"{config.mask_token_id}", f"below {vocabulary}", problem)
 
 
-def compare_draft_tokens(config: DominoConfig, requested: int) -> Comparison:
+def compare_draft_tokens(
+    config: DominoConfig, requested: int, flag: str = "--speculative-num-draft-tokens"
+) -> Comparison:
     """More draft tokens than the drafter was trained for are refused; fewer are a shorter block."""
     problem = None
     if not 2 <= requested <= config.block_size:
         problem = Problem(
-            "--speculative-num-draft-tokens is outside what the drafter was trained for",
-            f"{requested}",
-            f"2 to {config.block_size} (its block_size; the bonus token counts)",
-            f"leave the flag away or set it to {config.block_size}",
+            f"{flag} is {requested}, and this drafter takes 2 to {config.block_size}, the block size it was trained "
+            "with (the bonus token counts)",
+            fix=f"pass a number in that range or drop {flag}",
         )
     return Comparison("draft tokens", f"up to {config.block_size}", f"{requested} requested", problem)
+
+
+def compare_context(config: DominoConfig, requested: int) -> Comparison:
+    """A server that reads further than the drafter has positions is refused."""
+    longest = context_length(config.raw) or config.max_position_embeddings
+    problem = None
+    if longest < requested:
+        problem = Problem(
+            "the drafter has fewer positions than the server's context",
+            f"{longest} in its config.json",
+            f"at least {requested}",
+            f"serve with --context-length {longest}, or let it draft beyond what it was trained for with "
+            "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN=1",
+        )
+    return Comparison("context", f"up to {longest}", f"{requested}", problem)
+
+
+def context_length(config: Mapping[str, Any]) -> int | None:
+    """Tokens that a model was made for, as SGLang's ``get_context_length`` reads it; None where nothing is said."""
+    rope = config.get("rope_scaling") or config.get("rope_parameters")
+    rope = rope if isinstance(rope, Mapping) else {}
+    factor = (
+        1 if "original_max_position_embeddings" in rope or rope.get("rope_type") == "llama3" else rope.get("factor")
+    )
+    said = next((config[name] for name in CONTEXT_LENGTHS if config.get(name) is not None), None)
+    return None if said is None else int(said * (factor or 1))
 
 
 def _target_layers(text: Mapping[str, Any]) -> int:

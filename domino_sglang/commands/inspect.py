@@ -13,9 +13,13 @@ from domino_sglang.checkpoint import (
     CheckpointReport,
     Comparison,
     Problem,
+    compare_context,
     compare_draft_tokens,
     compare_with_target,
+    context_length,
     examine,
+    local_folder,
+    target_text_config,
 )
 from domino_sglang.core.config import CheckpointError, DominoConfig
 from domino_sglang.measure import tables
@@ -25,10 +29,13 @@ MEGABYTE = 1_000_000
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("checkpoint", help="folder of a Domino drafter: config.json and safetensors")
+    parser.add_argument("checkpoint", help="folder of a Domino drafter (config.json and safetensors), or its hub name")
     parser.add_argument("--target", metavar="MODEL", help="the model it shall draft for: a folder or a hub name")
     parser.add_argument(
         "--num-draft-tokens", type=int, metavar="N", help="the --speculative-num-draft-tokens you mean to serve with"
+    )
+    parser.add_argument(
+        "--context-length", type=int, metavar="N", help="the --context-length you mean to serve with; default: target's"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
 
@@ -38,13 +45,11 @@ def run(args: argparse.Namespace) -> int:
     report, problems = examine(args.checkpoint)
     config = report.config if report else _config_alone(args.checkpoint)
     rows: list[Comparison] = []
-    if args.target is not None and config is not None:
+    if config is not None:
         try:
-            rows = compare_with_target(config, args.target, args.num_draft_tokens)
+            rows = _compare(config, args)
         except CheckpointError as error:
             problems = [*problems, Problem(str(error))]
-    elif args.num_draft_tokens is not None and config is not None:
-        rows = [compare_draft_tokens(config, args.num_draft_tokens)]
     problems = [*problems, *(row.problem for row in rows if row.problem)]
     warnings = list(report.warnings) if report else []
     if args.json:
@@ -53,6 +58,19 @@ def run(args: argparse.Namespace) -> int:
         text = "\n".join(as_text(args.checkpoint, args.target, report, rows, problems, warnings))
     sys.stdout.write(text + "\n")
     return 1 if problems else 0
+
+
+def _compare(config: DominoConfig, args: argparse.Namespace) -> list[Comparison]:
+    """The drafter against what it shall be served with, as far as the arguments say."""
+    rows, context = [], args.context_length
+    if args.target is not None:
+        rows = compare_with_target(config, args.target)
+        context = context or context_length(target_text_config(args.target))
+    if context is not None:
+        rows.append(compare_context(config, context))
+    if args.num_draft_tokens is not None:
+        rows.append(compare_draft_tokens(config, args.num_draft_tokens))
+    return rows
 
 
 def costs(report: CheckpointReport) -> dict[str, int]:
@@ -210,6 +228,6 @@ def megabytes(size: int) -> str:
 def _config_alone(checkpoint: str) -> DominoConfig | None:
     """The configuration of a checkpoint whose tensors are wrong: the target can be held against it all the same."""
     try:
-        return DominoConfig.from_pretrained(checkpoint)
+        return DominoConfig.from_pretrained(local_folder(checkpoint))
     except CheckpointError:
         return None

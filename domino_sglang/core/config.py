@@ -25,6 +25,9 @@ BACKBONE_EXTRAS = {
     "attention_value_scale": 1.0,
 }
 
+# Where Transformers, and compressed-tensors of old, say how the weights of a file are packed.
+QUANTIZATION_CONFIGS = ("quantization_config", "compression_config")
+
 
 class CheckpointError(UserError, ValueError):
     """A drafter checkpoint that cannot be served, said in one line: value, expectation, fix."""
@@ -143,6 +146,7 @@ class _Reader:
     def parse(self) -> DominoConfig:
         self._check_projector()
         self._check_backbone()
+        self._check_unquantised()
         hidden_size = self._integer("hidden_size", at_least=1)
         heads = self._integer("num_attention_heads", at_least=1)
         vocab_size = self._integer("vocab_size", at_least=1)
@@ -193,6 +197,15 @@ class _Reader:
                 raise self._error(
                     f"{name} is {value!r}, and a Domino drafter has a plain Qwen3-style backbone ({name} {plain!r} or "
                     "absent); serve this drafter with --speculative-algorithm DFLASH"
+                )
+
+    def _check_unquantised(self) -> None:
+        """A loader would look for packed weights and scales, and a Domino drafter stores neither."""
+        for name in QUANTIZATION_CONFIGS:
+            if self.raw.get(name) is not None:
+                raise self._error(
+                    f"{name} is {self.raw[name]!r}, and a Domino drafter stores its weights unquantised; remove it "
+                    "(--speculative-draft-model-quantization quantises them while they are loaded)"
                 )
 
     def _check_ranges(self, config: DominoConfig) -> None:

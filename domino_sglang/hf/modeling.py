@@ -11,8 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm, Qwen3RotaryEmbedding
 
-from domino_sglang.checkpoint import load_state_dict
-from domino_sglang.core.config import CheckpointError
+from domino_sglang.checkpoint import GRU_BIASES, load_state_dict, local_folder
 from domino_sglang.core.head import DominoHead, Draft, DraftSampling, HeadWeights, rollout
 from domino_sglang.hf.configuration import DominoDraftConfig
 from domino_sglang.hf.generation import SpecGeneration
@@ -81,11 +80,11 @@ class DominoDraftModel(SpecGeneration, PreTrainedModel):
         """
         if unused:
             raise TypeError(f"DominoDraftModel.from_pretrained has no option {sorted(unused)[0]!r}; use dtype, device")
-        folder = _local_folder(path)
+        folder = local_folder(path, what="drafter")
         chosen = getattr(torch, dtype) if isinstance(dtype, str) else dtype
         state = load_state_dict(folder, dtype=chosen, device=device)
         config = DominoDraftConfig.from_pretrained(folder)
-        if "prefix_gru.bias_ih_l0" in state:
+        if GRU_BIASES[0] in state:
             # Nothing in a public config.json says so; kept in ours, so that the empty model can be built from it.
             config.dflash_config = {**(getattr(config, "dflash_config", None) or {}), "gru_bias": True}
         model = cls(config).to(device=device, dtype=chosen or state["fc.weight"].dtype)  # type: ignore[call-arg]
@@ -177,16 +176,3 @@ class DominoDraftModel(SpecGeneration, PreTrainedModel):
             sampling=sampling,
         )
         return draft, base_logits
-
-
-def _local_folder(path: str | Path) -> Path:
-    if Path(path).is_dir():
-        return Path(path)
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(str(path), allow_patterns=["*.json", "*.safetensors"]))
-    except Exception as error:
-        raise CheckpointError(
-            f"no drafter {str(path)!r}: neither a folder here nor a reachable model on the hub ({error})"
-        ) from error

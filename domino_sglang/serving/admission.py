@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 from sglang.srt.arg_groups.choices import DRAFT_ATTENTION_BACKEND_CHOICES
 from sglang.srt.arg_groups.overrides import resolving_view
+from sglang.srt.configs.hybrid_arch import mambaish_config
+from sglang.srt.configs.model_config import ModelConfig
 from sglang.srt.platforms import current_platform
 from sglang.srt.utils import get_device_memory_capacity
 
-from domino_sglang.checkpoint import check_against_target, check_checkpoint
+from domino_sglang.checkpoint import check_against_target, compare_draft_tokens
 from domino_sglang.core.config import CheckpointError, DominoConfig
 from domino_sglang.core.devices import runs_triton
+from domino_sglang.serving.model_configs import longer_contexts_allowed, read_drafter, read_target
 
 # The default of --max-running-requests: as many as the logits of one block each take this share of the device's memory.
 LOGITS_SHARE = 0.06
@@ -49,18 +51,19 @@ def admit(server_args) -> Admission:
         ValueError: (``CheckpointError`` when it is about the drafter) one line: value, expectation, fix.
     """
     _check_topology(server_args)
-    config = drafter_config(server_args)
-    target = _target_config(server_args)
-    check_against_target(config, target.to_dict())
-    _check_layers(server_args)
-    num_draft_tokens = _num_draft_tokens(config, server_args)
+    drafter = read_drafter(server_args)
+    target = read_target(server_args)
+    context_length = None if longer_contexts_allowed() else target.context_len
+    check_against_target(drafter, target.hf_config, server_args.model_path, context_length)
+    _check_layers(server_args, target)
+    num_draft_tokens = _num_draft_tokens(drafter.config, server_args)
     return Admission(
         num_draft_tokens=num_draft_tokens,
         draft_attention_backend=_draft_attention_backend(server_args),
-        dtype=_target_dtype(target, server_args.dtype),
+        dtype=str(target.dtype).removeprefix("torch."),
         draft_quantization=_draft_quantization(server_args),
         max_running_requests=running_requests(
-            num_draft_tokens, config.vocab_size, get_device_memory_capacity(str(server_args.device))
+            num_draft_tokens, drafter.config.vocab_size, get_device_memory_capacity(str(server_args.device))
         ),
     )
 
@@ -79,6 +82,10 @@ def _check_topology(args) -> None:
     if not (device.startswith("cuda") or current_platform.is_out_of_tree()):
         raise ValueError(
             f"--device is {device!r}, and DOMINO serves on cuda, or on a CPU without accelerator; drop --device"
+        )
+    if args.model_impl not in ("auto", "sglang"):
+        raise ValueError(
+            f"--model-impl is {args.model_impl!r}, and DOMINO reads hidden states of SGLang's own models; drop it"
         )
     if args.pp_size != 1:
         raise ValueError(
@@ -102,67 +109,13 @@ def _check_topology(args) -> None:
             raise ValueError(f"{flag} is {value}, and DOMINO has none; drop it and use --speculative-num-draft-tokens")
 
 
-def drafter_config(args) -> DominoConfig:
-    """The drafter's configuration, and its weights' headers checked where it is a folder.
-
-    Raises:
-        ValueError: one line: value, expectation, fix.
-    """
-    path = args.speculative_draft_model_path
-    if not path:
-        raise ValueError(
-            "--speculative-draft-model-path is missing, and DOMINO needs a Domino drafter trained for "
-            f"{args.model_path!r}; pass its folder or its name on the Hugging Face Hub"
-        )
-    if not os.path.isdir(path):
-        if os.path.exists(path) or path.startswith((".", "/", "~")):
-            raise CheckpointError(
-                f"--speculative-draft-model-path is {path!r}, which is not a folder; "
-                "pass the folder that holds config.json"
-            )
-        path = _fetch(path, args.speculative_draft_model_revision)
-    return check_checkpoint(path).config
-
-
-def _fetch(name: str, revision: str | None) -> str:
-    """Fetch a drafter from the Hub, or find it in the local cache, where SGLang's loader finds it again."""
-    from huggingface_hub import snapshot_download
-
-    try:
-        return snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.safetensors"])
-    except Exception as error:
-        raise CheckpointError(
-            f"--speculative-draft-model-path is {name!r}, neither a folder here nor a checkpoint that could be "
-            f"fetched ({type(error).__name__}); pass the drafter's folder"
-        ) from None
-
-
-def _target_config(args):
-    from sglang.srt.utils.hf_transformers_utils import get_config
-
-    return get_config(args.model_path, trust_remote_code=args.trust_remote_code, revision=args.revision)
-
-
-def _check_layers(args) -> None:
+def _check_layers(args, target: ModelConfig) -> None:
     """What keeps a state from token to token runs in SGLang's Triton kernels."""
-    if runs_triton(args.device):
-        return
-    from sglang.srt.configs.hybrid_arch import mambaish_config
-    from sglang.srt.configs.model_config import ModelConfig
-
-    model = ModelConfig.from_server_args(args)
-    if mambaish_config(model) is not None:
+    if not runs_triton(args.device) and mambaish_config(target) is not None:
         raise ValueError(
-            f"--model-path is {args.model_path!r}, a {model.hf_config.model_type} with recurrent layers, and on a CPU "
+            f"--model-path is {args.model_path!r}, a {target.hf_config.model_type} with recurrent layers, and on a CPU "
             "DOMINO serves attention alone; serve it on a GPU"
         )
-
-
-def _target_dtype(target, asked: str) -> str:
-    from sglang.srt.configs.model_config import _get_and_verify_dtype
-    from sglang.srt.utils.hf_transformers_utils import get_hf_text_config
-
-    return str(_get_and_verify_dtype(get_hf_text_config(target), asked)).removeprefix("torch.")
 
 
 def _draft_quantization(args) -> str | None:
@@ -183,11 +136,8 @@ def _num_draft_tokens(config: DominoConfig, args) -> int:
     if len(set(asked.values())) > 1:
         raise ValueError(f"{' and '.join(f'{f} {v}' for f, v in asked.items())} differ; pass one of them")
     for flag, value in asked.items():
-        if not 2 <= value <= config.block_size:
-            raise ValueError(
-                f"{flag} is {value}, and this drafter takes 2 to {config.block_size}, the block size it was trained "
-                f"with; pass a number in that range or drop {flag}"
-            )
+        if problem := compare_draft_tokens(config, value, flag).problem:
+            raise CheckpointError(str(problem))
         return value
     return config.block_size
 

@@ -127,14 +127,14 @@ def allow_named_flags(original: Callable, server_args) -> None:
     """
     from sglang.srt.arg_groups.overrides import resolving_view
 
-    from domino_sglang.serving.admission import drafter_config
+    from domino_sglang.serving.model_configs import read_drafter
 
     view = resolving_view(server_args)
     if (view.speculative_algorithm or "").upper() != NAME:
         return original(server_args)
     with refusing():
         # Upstream reads the drafter's configuration before it asks DOMINO, and would complain in the hub's words.
-        drafter_config(view)
+        read_drafter(view)
         _resolve_with_flags(original, server_args, view)
 
 

@@ -207,6 +207,53 @@ def test_configurations(fork_server, tiny, tmp_path, name):
     assert all(word in message for word in words), message
 
 
+# Flags by which SGLang reads another configuration than the files hold, of the target and of the drafter.
+READ_OTHERWISE = {
+    "layers": (
+        {},
+        ["--json-model-override-args", '{"num_hidden_layers": 2}'],
+        ["num_hidden_layers 1", "with 2"],
+    ),
+    "vocabulary": ({}, ["--json-model-override-args", '{"vocab_size": 90}'], ["vocab_size 97", "90", "drop"]),
+    "target layers": (
+        {"num_hidden_layers": 2},
+        ["--json-model-override-args", '{"num_hidden_layers": 2}'],
+        ["num_target_layers is unlike", f"found {LAYERS}", "the target's 2"],
+    ),
+    "architectures": ({}, ["--json-model-override-args", '{"architectures": ["LlamaForCausalLM"]}'], ["architectures"]),
+    "context": ({"max_position_embeddings": 256}, [], ["found 256", "at least 512", "--context-length 256"]),
+    "asked context": ({"max_position_embeddings": 256}, ["--context-length", "257"], ["found 256", "at least 257"]),
+    "model type": ({"model_type": "nonsense"}, [], ["SGLang cannot read", "nonsense", "correct its config.json"]),
+    "rope": ({"rope_scaling": "wide"}, [], ["SGLang cannot read", "rope_parameters"]),
+    "dtype": ({"torch_dtype": "float99"}, [], ["SGLang cannot read", "float99"]),
+    "quantised": ({"quantization_config": "int8"}, [], ["quantization_config is 'int8'", "remove it"]),
+    "implementation": ({}, ["--model-impl", "transformers"], ["--model-impl is 'transformers'", "drop it"]),
+}
+
+
+@pytest.mark.parametrize("name", READ_OTHERWISE)
+def test_configurations_as_sglang_reads_them(fork_server, tiny, tmp_path, name):
+    changes, more, words = READ_OTHERWISE[name]
+    folder = write_drafter(tmp_path / "drafter", tiny)
+    config = json.loads((folder / "config.json").read_text()) | changes
+    if "num_hidden_layers" in changes:
+        write_drafter(folder, tiny, num_hidden_layers=changes["num_hidden_layers"])
+    else:
+        (folder / "config.json").write_text(json.dumps(config))
+    message = refusal(fork_server, flags(tiny, folder, *more))
+    assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize(
+    "more",
+    [["--context-length", "256"], ["--json-model-override-args", '{"max_position_embeddings": 512}']],
+    ids=["shorter context", "both overridden"],
+)
+def test_contexts_that_the_drafter_has_positions_for(fork_server, tiny, tmp_path, more):
+    folder = write_drafter(tmp_path / "drafter", tiny, max_position_embeddings=256)
+    assert fork_server.ask("resolve", argv=flags(tiny, folder, *more))["value"]["speculative_num_draft_tokens"] == 8
+
+
 def edited(folder: Path, change: Callable[[dict], object]) -> None:
     tensors = load_file(folder / "model.safetensors")
     change(tensors)

@@ -12,9 +12,12 @@ import yaml
 
 from domino_sglang.errors import UserError
 from domino_sglang.hf import DominoDraftModel
-from domino_sglang.training import ablate_command, ablation, data_command, synthesize, train_command, workloads
+from domino_sglang.training import ablate_command, train_command
+from domino_sglang.training.data import command as data_command
+from domino_sglang.training.data import synthesize
 from domino_sglang.training.data.corpus import unpack_corpus
 from domino_sglang.training.data.storage import DataError
+from domino_sglang.training.evaluation import ablation, workloads
 from domino_sglang.training.recipe import RecipeError
 
 

@@ -8,10 +8,9 @@ import torch
 from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 from sglang.srt.models.dflash import DFlashDraftModel
 
+from domino_sglang.checkpoint import GRU_BIASES
 from domino_sglang.core.config import CheckpointError, DominoConfig
 from domino_sglang.core.head import HEAD_PREFIXES, DominoHead, HeadWeights
-
-GRU_BIASES = ("prefix_gru.bias_ih_l0", "prefix_gru.bias_hh_l0")
 
 
 class DominoDraftModel(DFlashDraftModel):

@@ -5,15 +5,19 @@ from __future__ import annotations
 import copy
 import json
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from domino_sglang.checkpoint import (
+    CheckpointReport,
     check_against_target,
     check_checkpoint,
+    compare_draft_tokens,
     compare_with_target,
+    context_length,
     examine,
     expected_tensors,
     load_state_dict,
@@ -152,9 +156,25 @@ def test_no_weights_are_read(tmp_path):
 
 def test_no_folder(tmp_path):
     message = refusal(tmp_path / "nowhere")
-    assert "nowhere" in message and "--speculative-draft-model-path" in message
+    assert "nowhere" in message and "not a folder" in message and "pass" in message
     (tmp_path / "file").write_text("")
-    assert "found a file, expected a folder" in refusal(tmp_path / "file")
+    assert "not a folder" in refusal(tmp_path / "file")
+    message = refusal("no-such-organisation/no-such-drafter")
+    assert "no-such-drafter" in message and "neither a folder here nor" in message
+
+
+@pytest.mark.parametrize("name", ["quantization_config", "compression_config"])
+@pytest.mark.parametrize("value", ["int8", [], {}, {"quant_method": 5}, {"quant_method": "fp8"}])
+def test_weights_that_are_said_to_be_quantised(tmp_path, name, value):
+    message = refusal(save(tmp_path / "d", weights(), RAW | {name: value}))
+    assert f"{name} is {value!r}" in message and "--speculative-draft-model-quantization" in message
+    check_checkpoint(save(tmp_path / "d", weights(), RAW | {name: None}))
+
+
+def test_a_file_of_modelopt_beside_the_weights(tmp_path):
+    folder = save(tmp_path / "d", weights())
+    (folder / "hf_quant_config.json").write_text("{")
+    assert "hf_quant_config.json speaks of quantised weights" in refusal(folder)
 
 
 def test_no_weights(tmp_path):
@@ -342,6 +362,10 @@ def config(**changes):
     return DominoConfig.from_dict(raw | changes)
 
 
+def reported(**changes):
+    return CheckpointReport(Path("some/drafter"), config(**changes), {}, torch.bfloat16, gru_bias=False)
+
+
 @pytest.mark.parametrize(
     "target",
     [
@@ -353,9 +377,8 @@ def config(**changes):
     ],
 )
 def test_a_target_that_fits(target):
-    check_against_target(config(), target)
-    check_against_target(config(), target, num_draft_tokens=8)
-    check_against_target(config(), target, num_draft_tokens=2)
+    check_against_target(reported(), target, "it")
+    check_against_target(reported(), target, "it", context_length=32768)
 
 
 @pytest.mark.parametrize(
@@ -364,12 +387,15 @@ def test_a_target_that_fits(target):
         (TARGET | {"hidden_size": 64}, ["hidden_size", "found 32", "the target's 64"]),
         (TARGET | {"vocab_size": 64}, ["vocab_size", "found 50", "the target's 64"]),
         (TARGET | {"num_hidden_layers": 7}, ["num_target_layers", "found 6", "the target's 7"]),
-        (TARGET | {"num_hidden_layers": 5}, ["num_target_layers", "(1 more"]),
+        (
+            TARGET | {"num_hidden_layers": 5},
+            ["num_target_layers", "(1 more: domino-sglang inspect some/drafter --target it)"],
+        ),
     ],
 )
 def test_a_target_that_does_not_fit(target, words):
     with pytest.raises(CheckpointError) as error:
-        check_against_target(config(), target)
+        check_against_target(reported(), target, "it")
     for word in [*words, "trained for this target"]:
         assert word in str(error.value)
 
@@ -383,27 +409,59 @@ def test_capture_layers_and_mask_token_out_of_the_targets_range():
 
 @pytest.mark.parametrize("requested", [9, 16, 1, 0])
 def test_draft_tokens_outside_what_was_trained(requested):
-    with pytest.raises(CheckpointError, match=rf"--speculative-num-draft-tokens .*found {requested}, expected 2 to 8"):
-        check_against_target(config(), TARGET, num_draft_tokens=requested)
+    problem = str(compare_draft_tokens(config(), requested).problem)
+    assert f"--speculative-num-draft-tokens is {requested}, and this drafter takes 2 to 8" in problem
+    assert "--size" in str(compare_draft_tokens(config(), requested, "--size").problem)
+
+
+@pytest.mark.parametrize("requested", [2, 8])
+def test_draft_tokens_that_it_was_trained_with(requested):
+    assert compare_draft_tokens(config(), requested).problem is None
+
+
+def test_a_drafter_of_fewer_positions_than_the_context():
+    check_against_target(reported(max_position_embeddings=512), TARGET, "it", context_length=512)
+    with pytest.raises(CheckpointError, match=r"found 512 .*expected at least 513; serve with --context-length 512"):
+        check_against_target(reported(max_position_embeddings=512), TARGET, "it", context_length=513)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"seq_length": 100},
+        {"rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+        {"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}},
+        {"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}},
+        {"rope_parameters": {"rope_type": "linear", "factor": 1.5, "rope_theta": 1e4}},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
+    ],
+)
+def test_context_lengths_are_read_as_sglang_reads_them(changes):
+    from sglang.srt.utils.hf_transformers.common import get_context_length
+    from transformers import Qwen3Config
+
+    raw = {"max_position_embeddings": 512} | changes
+    assert context_length(raw) == get_context_length(Qwen3Config(**raw))
 
 
 def test_targets_from_a_folder_an_object_and_nowhere(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(TARGET))
-    check_against_target(config(), tmp_path)
+    compare_with_target(config(), tmp_path)
 
     class Config:
         def to_dict(self):
             return {"text_config": TARGET}
 
-    check_against_target(config(), Config())
+    assert not any(row.problem for row in compare_with_target(config(), Config()))
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match="not valid JSON"):
-        check_against_target(config(), str(tmp_path))
+        compare_with_target(config(), str(tmp_path))
     (tmp_path / "config.json").unlink()
     with pytest.raises(CheckpointError, match=r"no config\.json in the target"):
-        check_against_target(config(), str(tmp_path))
+        compare_with_target(config(), str(tmp_path))
     with pytest.raises(CheckpointError, match="has no hidden_size"):
-        check_against_target(config(), {})
+        compare_with_target(config(), {})
 
 
 def test_a_target_name_nobody_knows(monkeypatch):
@@ -414,15 +472,8 @@ def test_a_target_name_nobody_knows(monkeypatch):
 
     monkeypatch.setattr(transformers.PretrainedConfig, "get_config_dict", unreachable)
     with pytest.raises(CheckpointError) as error:
-        check_against_target(config(), "nobody/nothing")
+        compare_with_target(config(), "nobody/nothing")
     assert "nobody/nothing" in str(error.value) and "\n" not in str(error.value)
-
-
-def test_a_report_works_as_well_as_a_configuration(tmp_path):
-    report = check_checkpoint(save(tmp_path / "d", weights()))
-    check_against_target(report, TARGET)
-    with pytest.raises(CheckpointError):
-        check_against_target(report, TARGET | {"hidden_size": 33})
 
 
 @pytest.mark.parametrize("attention_bias", [False, True])

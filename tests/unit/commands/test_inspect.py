@@ -90,6 +90,17 @@ def test_draft_tokens_without_a_target(capsys, drafter):
     assert status == 1 and "2 to 8" in text
 
 
+def test_a_drafter_of_fewer_positions_than_the_target(capsys, drafter, tmp_path):
+    (drafter / "config.json").write_text(json.dumps(RAW | {"max_position_embeddings": 256}))
+    folder = target_folder(tmp_path, TARGET | {"max_position_embeddings": 512})
+    status, text = inspect(capsys, drafter, "--target", folder)
+    assert status == 1 and "found 256 in its config.json, expected at least 512" in text
+    assert "--context-length 256" in text
+    status, text = inspect(capsys, drafter, "--target", folder, "--context-length", 256)
+    assert status == 0 and "fits the target" in text
+    assert inspect(capsys, drafter, "--context-length", 257)[0] == 1
+
+
 def test_every_problem_is_listed_and_the_target_still_compared(capsys, drafter, tmp_path):
     shapes = expected_tensors(DominoConfig.from_dict(RAW))
     tensors = {n: torch.zeros(e.shape, dtype=torch.bfloat16) for n, e in shapes.items()}

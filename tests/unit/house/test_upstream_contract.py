@@ -202,13 +202,16 @@ def test_graphs_are_captured_for_the_sizes_that_adaptive_blocks_set():
     assert "self.capture_bs, " in inspect.getsource(decode_cuda_graph_runner)
 
 
-def test_the_dtype_of_a_checkpoint():
-    """``admission`` settles ``--dtype auto`` as SGLang's model configuration does."""
-    from sglang.srt.configs import model_config
-    from sglang.srt.utils.hf_transformers_utils import get_hf_text_config
+def test_configurations_are_read_as_the_workers_read_them():
+    """``model_configs`` builds both models' configurations before any worker does."""
+    from sglang.srt.arg_groups.model_override_base import model_config_of
+    from sglang.srt.configs.model_config import ModelConfig
+    from sglang.srt.environ import envs
 
-    assert list(inspect.signature(model_config._get_and_verify_dtype).parameters) == ["config", "dtype"]
-    assert list(inspect.signature(get_hf_text_config).parameters) == ["config"]
+    parameters = list(inspect.signature(ModelConfig.from_server_args).parameters)
+    assert parameters[:5] == ["server_args", "model_path", "model_revision", "is_draft_model", "context_length"]
+    assert list(inspect.signature(model_config_of).parameters) == ["server_args"]
+    assert envs.SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN.get() in (True, False)
 
 
 def test_tensor_parallel_sync_sites():
