@@ -4,15 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-# What the tests run besides Python: a browser, Prometheus with its promtool, a linter of shell scripts; and what the
-# Python package of Mooncake (KV transfer between servers) is linked against.
-PROGRAMS := chromium prometheus promtool shellcheck
-LIBRARIES := libibverbs.so.1 libnuma.so.1 libcurl.so.4
-PACKAGES := chromium prometheus shellcheck libibverbs1 libnuma1 libcurl4
+.DEFAULT_GOAL := help
+.PHONY: help env demo serve lint test-fast test tools clean
 
-.PHONY: env demo serve tools test lint clean
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
 
-env: $(STAMP)
+env: $(STAMP) ## build .venv with everything in it; all other targets do it by themselves
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
@@ -24,32 +22,28 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib/python3*/site-packages >/dev/null 2>&1 || true
 	touch $(STAMP)
 
-demo: env
+demo: env ## serve a small chat model with and without Domino, and compare
 	$(BIN)/domino-sglang demo
 
-serve: env
+serve: env ## serve the demo's model until Ctrl-C, and print a curl line
 	$(BIN)/domino-sglang demo --serve
 
-lint: env
+lint: env ## ruff, ruff format, mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# As root, what is missing is installed; anybody else is told how.
-tools:
-	@missing=; for program in $(PROGRAMS); do command -v $$program >/dev/null || missing="$$missing $$program"; done; \
-	libraries=$$(PATH="$$PATH:/sbin:/usr/sbin" ldconfig -p); \
-	for library in $(LIBRARIES); do case "$$libraries" in *"$$library"*) ;; *) missing="$$missing $$library";; esac; done; \
-	if [ -n "$$missing" ]; then \
-		if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
-			echo "the tests need$$missing; install them, on Debian: sudo apt-get install $(PACKAGES)" >&2; exit 1; \
-		fi; \
-		echo "installing$$missing"; \
-		apt-get update -q >/dev/null && apt-get install -y -q --no-install-recommends $(PACKAGES) >/dev/null; \
-	fi
+# What starts no server, no training and no kernel in the interpreter, which takes minutes.
+FAST := tests/unit
 
-test: tools lint
-	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.halves
+test-fast: lint ## lint and the tests that start no server, in under three minutes; leaves out kernels, training, serving
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(FAST)
 
-clean:
+tools: ## what the tests use besides Python: says what is missing and what for, then installs it if root
+	@.ci/tools
+
+test: tools lint ## everything that CI runs: lint and all tests, with real servers
+	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.side_by_side
+
+clean: ## remove .venv
 	rm -rf $(VENV)

@@ -2,8 +2,8 @@
 
     python benchmarks/results_page.py
 
-The head of a report is the list below its title. Measuring commands write date and hardware; whoever commits a folder adds
-``- question:``, ``- answer:`` and ``- weights:``, and to an older report that lost its worth ``- superseded by:``.
+The head of a report is the list below its title. Measuring commands write date and hardware; whoever commits a folder
+adds ``- question:``, ``- answer:`` and ``- weights:``, and to an older report that lost its worth ``- superseded by:``.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ NEEDED = ("question", "answer", "weights", "date", "hardware")
 INTRODUCTION = """\
 # What has been measured
 
-One current report for each question; each folder holds the rows, the report, the versions and the command. What a report
-replaced is in the repository's history. No server has been measured on a GPU: what an H200 measured is the head's kernels
-by themselves, and training. `weights` names the commit that packaged the drafter; the one packaged now is {packaged}.
+One current report for each question; each folder holds the rows, the report, the versions and the command. What a
+report replaced is in the repository's history. No server has been measured on a GPU: what an H200 measured is the
+head's kernels by themselves, and training. `weights` names the commit that packaged the drafter measured.
 
 This page is written by `python benchmarks/results_page.py` from the heads of the reports.
 
@@ -87,8 +87,7 @@ def read_reports(results: Path) -> list[Report]:
 
 def page(reports: list[Report]) -> str:
     """The text of ``docs/results.md``."""
-    packaged = max(reports, key=lambda report: report.date if "packaged at" in report.weights else "").weights
-    return INTRODUCTION.format(packaged=packaged.split(",")[0].removeprefix("packaged at ")) + "".join(
+    return INTRODUCTION + "".join(
         f"| [{report.question}]({_link(report.file)}) | {report.answer} | {report.hardware} | {report.date[:10]} | "
         f"{report.weights} | {report.superseded.replace('](../', '](../benchmarks/results/') or '-'} |\n"
         for report in reports

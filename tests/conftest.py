@@ -19,7 +19,7 @@ STARTING_SERVERS = ("test_disaggregation.py", "test_readme_commands.py", "test_t
 
 
 def pytest_addoption(parser):
-    parser.addoption("--part", choices=PARTS, help="one half of the suite (tests/halves.py)")
+    parser.addoption("--part", choices=PARTS, help="one of the two parts of the suite (tests/side_by_side.py)")
 
 
 def pytest_collection_modifyitems(config, items):
@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 def first_half(item) -> bool:
-    """What asks the server ``domino``, and what needs none, kernels and training aside; so both halves take as long.
+    """What asks the server ``domino``, and what needs none, kernels and training aside; so both parts take as long.
 
     Those that start servers of their own stay in the other half: two of them at a time need too much memory.
     """

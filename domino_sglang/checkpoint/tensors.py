@@ -26,7 +26,7 @@ def bare_name(stored: str) -> str:
 
 
 def expected_tensors(config: DominoConfig, *, gru_bias: bool = False) -> dict[str, ExpectedTensor]:
-    """Bare name -> what must be stored (algorithm.md, "Checkpoint format")."""
+    """Bare name -> what must be stored in the layout that SpecForge writes and the public Domino checkpoints have."""
     table: dict[str, ExpectedTensor] = {}
     for i in range(config.num_hidden_layers):
         for name, (shape, fields) in _layer_tensors(config).items():

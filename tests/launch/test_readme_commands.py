@@ -35,8 +35,11 @@ RECIPE = {
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("fresh") / "domino-sglang"
-    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
+    outside = tmp_path_factory.mktemp("fresh")
+    clone, into = (next(words for words in commands() if words[0] == name) for name in ("git", "cd"))
+    words = [f"file://{ROOT}" if word == "REPOSITORY" else word for word in clone]
+    subprocess.run([*words, "--quiet"], cwd=outside, check=True)
+    folder = outside / into[1]
     (folder / ".venv").symlink_to(BUILT)
     (folder / "RECIPE.yaml").write_text(yaml.safe_dump(RECIPE))
     return folder
@@ -103,6 +106,14 @@ def test_data_and_training(clone, run):
 
 
 def test_every_command_is_run_above():
-    run_here = {"make demo", "make test", "pip install", "python -m", "domino-sglang doctor", "domino-sglang inspect"}
+    run_here = {
+        "git clone",
+        "cd domino-sglang",
+        "make demo",
+        "pip install",
+        "python -m",
+        "domino-sglang doctor",
+        "domino-sglang inspect",
+    }
     run_here |= {"domino-sglang data", "domino-sglang train"}
     assert {" ".join(words[:2]) for words in commands()} == run_here

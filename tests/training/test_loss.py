@@ -127,8 +127,8 @@ def test_one_number_worked_out_on_paper():
     assert float(got.total.detach()) == pytest.approx(math.log(4 / 3), rel=1e-6)
 
 
-def test_worked_check_of_the_design():
-    """algorithm.md: l = (1.20, 0.80, 0.50) plus (0.03, -0.01, 0.02) gives (1.23, 0.79, 0.52)."""
+def test_corrected_logits_by_hand():
+    """l = (1.20, 0.80, 0.50) plus (0.03, -0.01, 0.02) gives (1.23, 0.79, 0.52)."""
     from domino_sglang.core.head import corrected_logits
 
     got = corrected_logits(torch.tensor([1.20, 0.80, 0.50]), torch.ones(1), torch.tensor([[0.03], [-0.01], [0.02]]))

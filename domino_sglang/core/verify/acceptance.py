@@ -26,7 +26,7 @@ class Acceptance:
 
 
 def accept_greedy(draft_tokens: torch.Tensor, target_predict: torch.Tensor) -> Acceptance:
-    """Accept the longest prefix the target would have chosen itself (algorithm.md, step 4).
+    """Accept the longest prefix the target would have chosen itself.
 
     Args:
         draft_tokens: int64 ``[B, S]``.

@@ -132,8 +132,8 @@ def test_teacher_forcing_is_the_rollout_read_at_once():
     assert torch.equal((base + correction).argmax(-1), draft.tokens)
 
 
-def test_worked_check_of_the_paper():
-    """algorithm.md: l = (1.20, 0.80, 0.50) and a correction (0.03, -0.01, 0.02) give (1.23, 0.79, 0.52)."""
+def test_corrected_logits_by_hand():
+    """l = (1.20, 0.80, 0.50) and a correction (0.03, -0.01, 0.02) give (1.23, 0.79, 0.52)."""
     silu_of_one = torch.nn.functional.silu(torch.tensor(1.0))
     weights = HeadWeights(
         w_ih=torch.zeros(3, 1),

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from domino_sglang.cli import COMMANDS
+from domino_sglang.names import ENVIRONMENT_VARIABLES
 from tests.support.metric_names import known_metrics, metrics_in
 from tests.support.paths import ROOT
 
@@ -98,6 +99,22 @@ def test_every_metric_of_ours_is_written_down():
     ours = {name for name in known_metrics() if name.startswith("domino:") and name.endswith("_total")}
     assert ours
     assert ours <= metrics_in(OPERATORS)
+
+
+def test_every_environment_variable_is_written_down():
+    table = OPERATORS.split("## Environment variables", 1)[1].split("\n## ", 1)[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.M) == list(ENVIRONMENT_VARIABLES)
+
+
+def test_environment_variables_are_named_in_one_module():
+    elsewhere = {
+        (file.name, node.value)
+        for file in (ROOT / "domino_sglang").rglob("*.py")
+        if file.name != "names.py"
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Constant) and re.fullmatch(r"DOMINO_[A-Z_]+", str(node.value))
+    }
+    assert elsewhere == set()
 
 
 @pytest.mark.parametrize("quote", quoted_errors())

@@ -25,6 +25,10 @@ def commands() -> list[list[str]]:
     return [shlex.split(line) for line in lines if line.strip()]
 
 
+def test_readme_is_read_in_three_minutes():
+    assert len(README.splitlines()) <= 150
+
+
 @pytest.mark.parametrize("words", [words for words in commands() if words[0] == "make"], ids=" ".join)
 def test_make_targets_exist(words):
     dry = subprocess.run(["make", "--dry-run", *words[1:]], cwd=ROOT, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""The whole suite on two cores: ``python -m tests.halves [options of pytest]``.
+"""The whole suite on two cores: ``python -m tests.side_by_side [options of pytest]``.
 
 Servers start, and two pytests run side by side: one asks the server ``domino`` and runs what needs no server, the other
 asks the other servers, starts its own, and runs kernels and training. Neither disturbs what the other measures, and
@@ -31,28 +31,28 @@ def main(options: list[str]) -> int:
         folder = Path(name)
         with launched(prepare_target(), folder) as servers, (folder / "domino.txt").open("w+") as held_back:
             os.environ[RUNNING] = " ".join(f"{name}={server.url}@{server.log}" for name, server in servers.items())
-            halves = [_pytest("domino", options, held_back), _pytest("others", options, None)]
+            parts = [_pytest("domino", options, held_back), _pytest("others", options, None)]
             try:
-                _wait(halves, servers.values())
+                _wait(parts, servers.values())
             finally:
-                for half in halves:
-                    half.kill()
-                    half.wait()
+                for part in parts:
+                    part.kill()
+                    part.wait()
                 held_back.seek(0)
                 sys.stdout.write(held_back.read())
-    return int(any(half.returncode for half in halves))
+    return int(any(part.returncode for part in parts))
 
 
-def _wait(halves: list[subprocess.Popen], servers: Iterable[ServerProcess]) -> None:
-    while any(half.poll() is None for half in halves):
+def _wait(parts: list[subprocess.Popen], servers: Iterable[ServerProcess]) -> None:
+    while any(part.poll() is None for part in parts):
         for server in servers:
             if server.running.poll() is not None:
                 raise RuntimeError(f"a server ended: {' '.join(server.command)}\n{server.log_tail()}")
         time.sleep(1)
 
 
-def _pytest(half: str, options: list[str], output) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-m", "pytest", "--part", half, *options], cwd=ROOT, stdout=output)
+def _pytest(part: str, options: list[str], output) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-m", "pytest", "--part", part, *options], cwd=ROOT, stdout=output)
 
 
 if __name__ == "__main__":
