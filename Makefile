@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo serve lint test-fast test tools clean
+.PHONY: help env demo serve lint test-fast test fuzz tools clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
@@ -44,6 +44,12 @@ tools: ## what the tests use besides Python: says what is missing and what for, 
 
 test: tools lint ## everything that CI runs: lint and all tests, with real servers
 	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.side_by_side
+
+MINUTES ?= 10
+SEED ?= 0
+
+fuzz: env ## random requests, flags and drafters against plain decoding: make fuzz MINUTES=30 SEED=1
+	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.fuzz --minutes $(MINUTES) --seed $(SEED)
 
 clean: ## remove .venv
 	rm -rf $(VENV)
