@@ -12,7 +12,7 @@ from domino_sglang.errors import UserError
 
 # Command, the module with its add_arguments(parser) and run(args) -> exit status, and its one line of help.
 COMMANDS = {
-    "bench": ("domino_sglang.bench.command", "measure: throughput sweeps, acceptance length, a soak"),
+    "bench": ("domino_sglang.bench.command", "measure: throughput sweeps, acceptance length, exactness, a soak"),
     "demo": ("domino_sglang.demo.command", "serve a small chat model with and without Domino and compare"),
     "doctor": ("domino_sglang.commands.doctor", "check this environment: versions, GPU, platform, registration"),
     "inspect": ("domino_sglang.commands.inspect", "check a drafter's checkpoint, alone or against its target"),
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             subparser.set_defaults(run=command.run)
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    # One line per request of the openai client would drown the answers.
+    # One line per request would drown the answers.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         return args.run(args)

@@ -22,6 +22,8 @@ from domino_sglang.measure.tables import aligned, number
 
 logger = logging.getLogger(__name__)
 
+MODEL = "SmolLM2-135M-Instruct"
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -119,7 +121,7 @@ def _common_flags(target: Path) -> list[str]:
 
     # float32 makes greedy texts comparable token by token; the attention kernels of a GPU want 16 bits.
     dtype = "bfloat16" if torch.cuda.is_available() else "float32"
-    return ["--model-path", str(target), "--served-model-name", "SmolLM2-135M-Instruct", "--dtype", dtype]
+    return ["--model-path", str(target), "--served-model-name", MODEL, "--dtype", dtype]
 
 
 def _on_a_cpu(*flags: str) -> list[str]:
@@ -143,40 +145,31 @@ def _wait(server: ServerProcess, name: str) -> None:
 
 
 def _ask(server: ServerProcess, max_tokens: int) -> Arm:
-    from openai import OpenAI
-
-    client = OpenAI(base_url=server.url + "/v1", api_key="none")
     texts, tokens, seconds = [], 0, 0.0
     for prompt in CHAT_PROMPTS:
         sys.stdout.write(f"\n> {prompt}\n")
-        began = time.perf_counter()
-        stream = client.chat.completions.create(
-            model="SmolLM2-135M-Instruct",
-            messages=[{"role": "user", "content": prompt}],
-            temperature=0,
-            max_tokens=max_tokens,
-            stream=True,
-            stream_options={"include_usage": True},
-        )
+        body = {
+            "model": MODEL,
+            "messages": [{"role": "user", "content": prompt}],
+            "temperature": 0,
+            "max_tokens": max_tokens,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
         pieces = []
-        for chunk in stream:
-            if chunk.usage is not None:
-                tokens += chunk.usage.completion_tokens
-            if chunk.choices and chunk.choices[0].delta.content:
-                pieces.append(chunk.choices[0].delta.content)
-                sys.stdout.write(pieces[-1])
-                sys.stdout.flush()
+        began = time.perf_counter()
+        with server.client.stream("/v1/chat/completions", body) as events:
+            for event in events:
+                tokens += (event.get("usage") or {}).get("completion_tokens", 0)
+                for choice in event["choices"]:
+                    pieces.append(choice["delta"].get("content") or "")
+                    sys.stdout.write(pieces[-1])
+                    sys.stdout.flush()
         seconds += time.perf_counter() - began
         sys.stdout.write("\n")
         texts.append("".join(pieces))
-    return Arm(texts, tokens, seconds, _acceptance_length(server), server.start_time_s)
-
-
-def _acceptance_length(server: ServerProcess) -> float | None:
-    from urllib.request import urlopen
-
-    with urlopen(server.url + "/server_info", timeout=30) as reply:
-        return json.load(reply)["internal_states"][0].get("avg_spec_accept_length")
+    length = server.client.told("/server_info")["internal_states"][0].get("avg_spec_accept_length")
+    return Arm(texts, tokens, seconds, length, server.start_time_s)
 
 
 def _serve(flags: list[str], port: int | None) -> int:

@@ -9,12 +9,11 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from domino_sglang.errors import UserError
+from domino_sglang.measure.client import Client
 
 START_TIMEOUT_S = 600.0
 
@@ -45,6 +44,7 @@ class ServerProcess:
     ):
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        self.client = Client(self.url)
         self.log = Path(log)
         self.command = [
             *(sys.executable, "-m", "sglang.launch_server", *flags),
@@ -102,11 +102,7 @@ class ServerProcess:
         return self.process
 
     def is_healthy(self) -> bool:
-        try:
-            with urllib.request.urlopen(self.url + "/health_generate", timeout=30) as reply:
-                return reply.status == 200
-        except (urllib.error.URLError, OSError):
-            return False
+        return self.client.answers("/health_generate")
 
     def log_tail(self, lines: int = 30) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+
+from domino_sglang.measure.sse import events
 
 
 class StreamError(RuntimeError):
@@ -39,27 +39,15 @@ class StreamResult:
         return self.end - self.start
 
 
-def events(lines: Iterable[bytes | str]) -> Iterator[dict[str, Any]]:
-    """The JSON objects of a server-sent event stream, up to its ``[DONE]``."""
-    for raw in lines:
-        line = raw.encode() if isinstance(raw, str) else raw
-        if not line.startswith(b"data:"):
-            continue
-        data = line[5:].strip()
-        if data == b"[DONE]":
-            return
-        yield json.loads(data)
-
-
-def read_stream(lines: Iterable[bytes | str], start: float) -> StreamResult:
-    """Read a chat stream that was asked for with ``stream_options.include_usage``.
+def read_stream(data: Iterable[bytes], start: float) -> StreamResult:
+    """Read the bytes of a chat stream that was asked for with ``stream_options.include_usage``.
 
     Raises:
         StreamError: an error event, or no usage at the end.
     """
     result = StreamResult(start)
     usage = None
-    for event in events(lines):
+    for event in events(data):
         if event.get("error") or event.get("object") == "error":
             raise StreamError(str(event.get("error") or event.get("message")))
         for choice in event.get("choices") or ():

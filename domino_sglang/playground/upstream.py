@@ -12,14 +12,14 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from domino_sglang.measure.sse import Event, events_async
+
 # A server under load may take long for the first token; one that says nothing for this long is given up.
 SILENCE_LIMIT_S = 300.0
 TIMEOUT = httpx.Timeout(10.0, connect=5.0, read=SILENCE_LIMIT_S)
 PROBE_TIMEOUT = httpx.Timeout(5.0)
 # Block size of a server that does not tell: then every chunk is one step.
 MANY = 1_000_000
-
-Event = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -133,13 +133,8 @@ async def _generate(
         if reply.status_code != 200:
             raise _trouble(reply.status_code, (await reply.aread()).decode(errors="replace"))
         chunks = _Chunks(block_size)
-        async for line in reply.aiter_lines():
-            if not line.startswith("data:"):
-                continue
-            data = line[5:].strip()
-            if data == "[DONE]":
-                break
-            for event in chunks.events(json.loads(data)):
+        async for chunk in events_async(reply.aiter_bytes()):
+            for event in chunks.events(chunk):
                 yield event
         if not chunks.ended:
             raise Trouble("lost", f"the server at {url} closed the stream before the answer was complete")

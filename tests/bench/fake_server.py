@@ -24,7 +24,11 @@ class Behaviour:
         answer: text of an answer that is not streamed; None repeats "word ".
         metrics: text of ``/metrics``.
         tokenizer: folder that ``/model_info`` names.
+        odd_prompt: the prompt, counted from 0, whose greedy tokens end with another one; None has no such prompt.
         used_tokens: KV slots that ``/v1/loads`` reports.
+        bodies: what was asked.
+        tokenized: conversations that ``/v1/tokenize`` was given, in order.
+        hung_up: clients that left a stream early.
     """
 
     ttft_s: float = 0.0
@@ -35,8 +39,11 @@ class Behaviour:
     answer: str | None = None
     metrics: str = ""
     tokenizer: str = ""
+    odd_prompt: int | None = None
     used_tokens: int = 0
     bodies: list[dict[str, Any]] = field(default_factory=list)
+    hung_up: int = 0
+    tokenized: dict[bytes, int] = field(default_factory=dict)
 
 
 class FakeServer:
@@ -93,6 +100,11 @@ class _Handler(BaseHTTPRequestHandler):
         behaviour.bodies.append(body)
         if behaviour.answers_until_death is not None and len(behaviour.bodies) > behaviour.answers_until_death:
             return self._reply('{"error": "dead"}', status=500)
+        if self.path == "/v1/tokenize":
+            # Token ids that tell how many conversations came before.
+            return self._reply(json.dumps({"tokens": [behaviour.tokenized.setdefault(raw, len(behaviour.tokenized))]}))
+        if self.path == "/generate":
+            return self._reply(json.dumps(self._generated(body)))
         return self._stream(body) if body.get("stream") else self._whole(body)
 
     def _whole(self, body: dict[str, Any]) -> None:
@@ -110,6 +122,15 @@ class _Handler(BaseHTTPRequestHandler):
             for i in range(body.get("n", 1))
         ]
         self._reply(json.dumps({"choices": choices, "usage": self._usage()}))
+
+    def _generated(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Counts on from the prompt's last id; a token's log-probability is minus its id."""
+        behaviour, ids = self.behaviour, body["input_ids"]
+        tokens = [ids[-1] + 1 + i for i in range(min(behaviour.tokens, body["sampling_params"]["max_new_tokens"]))]
+        if ids == [behaviour.odd_prompt]:
+            tokens[-1] += 1
+        logprobs = [[-float(token), token, None] for token in body.get("token_ids_logprob") or ()]
+        return {"output_ids": tokens, "meta_info": {"output_token_ids_logprobs": [logprobs]}}
 
     def _stream(self, body: dict[str, Any]) -> None:
         behaviour = self.behaviour
@@ -134,6 +155,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._chunk(b"")
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
+            behaviour.hung_up += 1
 
     def _usage(self) -> dict[str, int]:
         return {"prompt_tokens": PROMPT_TOKENS, "completion_tokens": self.behaviour.tokens}

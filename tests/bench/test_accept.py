@@ -6,7 +6,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from domino_sglang.bench.accept.offline import GREEDY, Drafting, decode, decode_plainly
 from domino_sglang.bench.accept.report import AcceptData, write_report
-from domino_sglang.bench.accept.rows import AcceptHead, AcceptRow, AcceptSettings
+from domino_sglang.bench.accept.rows import AcceptRow, AcceptSettings
 from domino_sglang.bench.common import rows
 from domino_sglang.hf import DominoDraftModel
 from tests.support.drafters import write_drafter
@@ -75,7 +75,7 @@ def test_greedy_drafts_keep_the_targets_distribution(models):
 def test_the_report_is_a_table_by_workload(tmp_path):
     settings = AcceptSettings(["chat", "maths"], [0.0, 1.0], num_prompts=1, max_tokens=8, seed=0)
     file = tmp_path / "rows.jsonl"
-    rows.write(file, AcceptHead.now(settings=settings))
+    rows.begin(file, settings)
     for workload in settings.workloads:
         for temperature in settings.temperatures:
             rows.append(file, AcceptRow(workload, 0, temperature, "AR", "", [], 8, 2.0))

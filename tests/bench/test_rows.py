@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -9,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from domino_sglang.bench.accept.report import AcceptData
-from domino_sglang.bench.accept.rows import AcceptHead, AcceptRow, AcceptSettings
+from domino_sglang.bench.accept.rows import AcceptRow, AcceptSettings
 from domino_sglang.bench.common import rows
-from domino_sglang.bench.soak.rows import Soak, SoakHead, SoakRow
+from domino_sglang.bench.soak.rows import Soak, SoakRow, SoakSettings
 from domino_sglang.bench.sweep.report_data import SweepData
 from domino_sglang.bench.sweep.rows import CrashRow, CrossCheckRow, PointRow, SweepRequestRow
 from tests.support.paths import ROOT
@@ -113,9 +114,10 @@ def test_a_file_without_its_head_is_refused(tmp_path):
 
 def test_a_new_kind_of_head_needs_only_its_settings(tmp_path):
     settings = AcceptSettings(["chat"], [0.0], 4, 16, 0)
-    head = AcceptHead.now(settings=settings)
-    rows.write(tmp_path / "rows.jsonl", head)
-    assert rows.read_run(tmp_path / "rows.jsonl", AcceptHead, AcceptRow) == (head, [])
+    rows.begin(tmp_path / "rows.jsonl", settings)
+    head, found = rows.read_run(tmp_path / "rows.jsonl", AcceptSettings, AcceptRow)
+    assert head.settings == settings and found == []
+    assert dataclasses.replace(head, date="") == dataclasses.replace(rows.Head.now(settings=settings), date="")
 
 
 @pytest.mark.parametrize("folder", [file.parent for file in sorted(RESULTS.glob("*/rows.jsonl"))], ids=lambda f: f.name)
@@ -126,6 +128,6 @@ def test_what_the_project_has_published_can_be_read(folder):
     elif second["kind"] == "acceptance":
         assert AcceptData.read(folder).settings.workloads
     elif second["kind"] == "soak":
-        assert rows.read_run(folder / "rows.jsonl", SoakHead, Soak, SoakRow)[1]
+        assert rows.read_run(folder / "rows.jsonl", SoakSettings, Soak, SoakRow)[1]
     else:
         assert SweepData.read(folder).points or second["kind"] == "cross-check"

@@ -12,6 +12,7 @@ from domino_sglang.bench.soak.command import _judge, soak
 from domino_sglang.bench.soak.health import group_memory, memory_growth, wait_until_idle
 from domino_sglang.bench.soak.kinds import KINDS, WrongReply
 from domino_sglang.bench.soak.rows import ANSWERED, DISCONNECTED, FAILED, Soak
+from domino_sglang.measure.client import Client
 from tests.bench.fake_server import Behaviour, FakeServer
 
 BY_NAME = {kind.name: kind for kind in KINDS}
@@ -78,7 +79,7 @@ def test_what_is_judged():
 
 def test_idle_slots_are_read_from_the_server():
     with FakeServer(Behaviour(used_tokens=5)) as server:
-        assert wait_until_idle(server.url).used_tokens == 5
+        assert wait_until_idle(Client(server.url)).used_tokens == 5
 
 
 def test_memory_growth_leaves_the_warm_up_out():

@@ -15,7 +15,7 @@ from domino_sglang.bench.sweep.load import Interrupted
 from domino_sglang.bench.sweep.point import Point
 from domino_sglang.bench.sweep.report import write_report
 from domino_sglang.bench.sweep.report_data import SweepData
-from domino_sglang.bench.sweep.rows import CrashRow, CrossCheckRow, PointRow, RequestRow, SweepHead
+from domino_sglang.bench.sweep.rows import CrashRow, CrossCheckRow, PointRow, RequestRow, SweepSettings
 from domino_sglang.measure.server_process import ServerFailed
 from domino_sglang.measure.workloads import chat
 from domino_sglang.names import STEP_PARTS as PARTS
@@ -121,7 +121,7 @@ def run(tmp_path, machine, arms=ARMS, **changes):
             arms, chosen, fleet, tmp_path / "rows.jsonl", tmp_path / "requests.jsonl", measure=machine.measure
         )
         status = sweep.run()
-    _head, rows = read_run(tmp_path / "rows.jsonl", SweepHead, PointRow, CrashRow, CrossCheckRow)
+    _head, rows = read_run(tmp_path / "rows.jsonl", SweepSettings, PointRow, CrashRow, CrossCheckRow)
     return status, rows
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import requests
 
+from domino_sglang.measure.sse import events as read_events
 from tests.fuzz.calls import ABORTS, CHAT, GENERATE, LEAVES, WHOLE, Call, Json
-from tests.support.client import stream_events
 
 TIMEOUT_S = 180
 ABORT_AFTER_S = 0.3
@@ -62,7 +62,7 @@ def ask(url: str, call: Call) -> Reply:
                 return Reply(reply.status_code, message=reply.text[:300])
             if not streams:
                 return Reply(200, _choices(call, reply.json()))
-            events = stream_events(reply)
+            events = read_events(reply.iter_content(512))
             if call.ending == LEAVES:
                 for _event, _ in zip(events, range(EVENTS_BEFORE_LEAVING), strict=False):
                     pass

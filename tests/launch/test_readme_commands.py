@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import requests
 import yaml
 
 from domino_sglang.demo import packaged_drafter, prepare_target
@@ -88,7 +87,7 @@ def test_serving_a_model_of_ones_own(run, tmp_path):
     chat = {"model": "any", "messages": [{"role": "user", "content": "Hello."}], "max_tokens": 8}
     with ServerProcess(flags, tmp_path / "server.log", env=run.env) as server:
         server.wait_until_ready()
-        reply = requests.post(server.url + "/v1/chat/completions", json=chat, timeout=60).json()
+        reply = server.client.ask("/v1/chat/completions", chat)
     assert reply["choices"][0]["message"]["content"]
 
 

@@ -13,10 +13,12 @@ import httpx
 from fastapi import FastAPI, Request
 from fastapi.responses import Response, StreamingResponse
 
+from domino_sglang.measure.sse import events_async
 from domino_sglang.playground import command
 from domino_sglang.playground.app import create_app
 from tests.support.browser import chromium
 from tests.support.paths import ROOT
+from tests.support.sglang_double import sse
 from tests.support.web import Served
 
 FOLDER = ROOT / "docs" / "screenshots"
@@ -41,9 +43,9 @@ def relay(url: str) -> FastAPI:
         async def until_cut():
             async with client.stream("POST", "/generate", content=body, headers=_json(request)) as reply:
                 count = 0
-                async for line in reply.aiter_lines():
-                    yield line + "\n"
-                    count += line.startswith("data:")
+                async for event in events_async(reply.aiter_bytes()):
+                    yield sse(event)
+                    count += 1
                     if count == CUT_AFTER:
                         raise ConnectionError("cut")
 

@@ -8,6 +8,7 @@ import time
 import httpx
 import pytest
 
+from domino_sglang.measure.sse import events
 from domino_sglang.playground.app import create_app
 from tests.support.sglang_double import ACCEPTED, Double
 
@@ -16,7 +17,7 @@ def ask(url: str, prompt: str = "Hello", **question) -> list[dict]:
     body = {"messages": [{"role": "user", "content": prompt}], **question}
     with httpx.stream("POST", url + "/api/chat", json=body, timeout=30) as reply:
         assert reply.status_code == 200, reply.read()
-        return [json.loads(line[6:]) for line in reply.iter_lines() if line.startswith("data: ")]
+        return list(events(reply.iter_bytes()))
 
 
 def test_steps_of_an_answer(playground, double):
@@ -28,6 +29,13 @@ def test_steps_of_an_answer(playground, double):
     assert events[-1] == {"event": "end", "reason": "length", "prompt_tokens": 5, "completion_tokens": 20, "steps": 6}
     assert double.requests[0]["sampling_params"] == {"temperature": 0.5, "max_new_tokens": 20}
     assert double.chats[0]["chat_template_kwargs"] == {"enable_thinking": False}
+
+
+def test_characters_that_end_a_line_of_text_end_no_event(playground):
+    *steps, end = ask(playground.url, "separators")
+    assert end["event"] == "end"
+    text = "".join(event["text"] for event in steps)
+    assert text.startswith("one\u2028two three\u0085four one\u2028two")
 
 
 def test_servers(playground, server):

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import requests
-
 from domino_sglang.demo import packaged_drafter
 from domino_sglang.errors import UserError
+from domino_sglang.measure import client as measure
 from domino_sglang.measure.server_process import START_TIMEOUT_S, ServerProcess
 from tests.support.client import Client, Reference
 from tests.support.memory_drafter import write_memory_drafter
@@ -51,10 +50,7 @@ class Server:
             time.sleep(0.5)
 
     def _answers(self) -> bool:
-        try:
-            return requests.get(self.url + "/health_generate", timeout=60).status_code == 200
-        except requests.RequestException:
-            return False
+        return measure.Client(self.url).answers("/health_generate", timeout_s=60)
 
     def log_tail(self, lines: int = 15) -> str:
         # The line with all server arguments alone has 15,000 characters.

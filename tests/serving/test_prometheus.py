@@ -9,8 +9,8 @@ import subprocess
 import time
 from pathlib import Path
 
+import httpx
 import pytest
-import requests
 import yaml
 
 from domino_sglang.measure.server_process import free_port
@@ -47,7 +47,7 @@ class Prometheus:
             )
 
     def query(self, expression: str) -> list[dict]:
-        reply = requests.get(self.url + "/api/v1/query", params={"query": expression}, timeout=30)
+        reply = httpx.get(self.url + "/api/v1/query", params={"query": expression}, timeout=30)
         assert reply.status_code == 200, f"{expression}: {reply.text}"
         return reply.json()["data"]["result"]
 
@@ -55,8 +55,8 @@ class Prometheus:
         """Whether it answers queries: it refuses connections first, then says 503 until its storage is open."""
         assert self.process.poll() is None, self.log.read_text()
         try:
-            return requests.get(self.url + "/-/ready", timeout=30).ok
-        except requests.ConnectionError:
+            return httpx.get(self.url + "/-/ready", timeout=30).is_success
+        except httpx.ConnectError:
             return False
 
     def wait_for(self, expression: str, timeout_s: float = 60) -> list[dict]:

@@ -8,7 +8,6 @@ import pytest
 from openai import OpenAI
 
 from tests.prompts import chat
-from tests.support.client import stream_events
 
 QUESTION = chat(1)[0]
 STORY = "Once upon a time, in a small village by the sea, there lived"
@@ -66,11 +65,9 @@ def test_chat_stream_equals_the_whole(each_domino):
 
 
 def test_generate_stream_grows_to_the_whole(domino):
-    import requests
-
     body = {"text": STORY, "sampling_params": {"temperature": 0, "max_new_tokens": 16}, "stream": True}
-    with requests.post(domino.url + "/generate", json=body, stream=True, timeout=600) as reply:
-        events = list(stream_events(reply))
+    with domino.stream("/generate", body) as stream:
+        events = list(stream)
     texts = [event["text"] for event in events]
     assert all(later.startswith(earlier) for earlier, later in itertools.pairwise(texts))
     assert len(texts) > 1

@@ -6,11 +6,11 @@ import contextlib
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
-import requests
 
 from tests.prompts import chat, code, languages, long_context
-from tests.support.client import Client, stream_events
+from tests.support.client import Client
 
 PATIENCE_S = 120
 CHUNK = 256
@@ -26,7 +26,7 @@ def wait_for(condition, what: str) -> None:
 
 def wait_until_idle(client: Client) -> None:
     """SGLang flushes its cache only when nothing runs and nothing waits."""
-    wait_for(lambda: requests.post(client.url + "/flush_cache", timeout=60).status_code == 200, "an idle server")
+    wait_for(lambda: client.post("/flush_cache").is_success, "an idle server")
 
 
 def test_batches_of_mixed_lengths(each_domino, ar):
@@ -83,8 +83,7 @@ def test_disconnected_clients_give_their_slots_back(domino):
             "sampling_params": {"temperature": 0, "max_new_tokens": 900, "ignore_eos": True},
             "stream": True,
         }
-        with requests.post(domino.url + "/generate", json=body, stream=True, timeout=PATIENCE_S) as reply:
-            events = stream_events(reply)
+        with domino.stream("/generate", body, PATIENCE_S) as events:
             next(events), next(events)
 
     for prompt in chat(3):
@@ -98,7 +97,7 @@ def test_disconnected_clients_give_their_slots_back(domino):
 
 
 def test_a_request_that_times_out_at_the_client_is_dropped(each_domino):
-    with contextlib.suppress(requests.exceptions.ReadTimeout):
+    with contextlib.suppress(httpx.ReadTimeout):
         each_domino.post(
             "/generate",
             {"text": "Tell me everything.", "sampling_params": {"max_new_tokens": 900, "ignore_eos": True}},

@@ -7,12 +7,10 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import requests
-
-TIMEOUT_S = 600
+from domino_sglang.measure import client as measure
 
 
-class Client:
+class Client(measure.Client):
     """``/generate`` and the server's own reports.
 
     Args:
@@ -21,24 +19,8 @@ class Client:
     """
 
     def __init__(self, url: str, model: str):
-        self.url, self.model = url, model
-
-    def post(self, path: str, body: dict[str, Any], timeout_s: float = TIMEOUT_S) -> requests.Response:
-        return requests.post(self.url + path, json=body, timeout=timeout_s)
-
-    def get(self, path: str) -> requests.Response:
-        return requests.get(self.url + path, timeout=60)
-
-    def generate(
-        self, prompt: str | list[int] | None = None, sampling: dict[str, Any] | None = None, **body: Any
-    ) -> Any:
-        """Greedy by default; a string is text, a list is token ids."""
-        if prompt is not None:
-            body["text" if isinstance(prompt, str) else "input_ids"] = prompt
-        body["sampling_params"] = {"temperature": 0, "max_new_tokens": 16} | (sampling or {})
-        reply = self.post("/generate", body)
-        assert reply.status_code == 200, reply.text
-        return reply.json()
+        super().__init__(url)
+        self.model = model
 
     def ids(self, prompt: str | list[int], sampling: dict[str, Any] | None = None, **body: Any) -> list[int]:
         return self.generate(prompt, sampling, **body)["output_ids"]
@@ -50,16 +32,10 @@ class Client:
 
     def chat_ids(self, message: str) -> list[int]:
         """Token ids of one user message in the model's chat template."""
-        reply = self.post("/tokenize", {"model": self.model, "messages": [{"role": "user", "content": message}]})
-        assert reply.status_code == 200, reply.text
-        return reply.json()["tokens"]
-
-    def flush_cache(self) -> None:
-        reply = requests.post(self.url + "/flush_cache", timeout=60)
-        assert reply.status_code == 200, reply.text
+        return self.conversation_ids([{"role": "user", "content": message}])
 
     def server_info(self) -> dict[str, Any]:
-        return self.get("/server_info").json()
+        return self.told("/server_info")
 
     def metric(self, name: str, **labels: str) -> float:
         """Sum over a Prometheus metric's samples that carry these labels; 0 when it has none yet."""
@@ -90,13 +66,3 @@ class Reference(Client):
         if question not in self._answers:
             self._answers[question] = json.dumps(super().generate(prompt, sampling, **body))
         return json.loads(self._answers[question])
-
-
-def stream_events(reply: requests.Response) -> Iterator[dict[str, Any]]:
-    """The JSON objects of a server-sent event stream, up to its ``[DONE]``."""
-    for line in reply.iter_lines():
-        if line.startswith(b"data:"):
-            data = line[5:].strip()
-            if data == b"[DONE]":
-                return
-            yield json.loads(data)

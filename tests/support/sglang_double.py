@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 
 from fastapi import FastAPI, Request
@@ -11,6 +12,8 @@ from fastapi.responses import JSONResponse, StreamingResponse
 
 SENTENCE = "A chain of dominoes falls once the first one tips: each piece hits the next and hands its push along."
 WORDS = SENTENCE.split()
+# Characters at which readers of text lines break, and the server's JSON writer leaves as they are.
+SEPARATORS = ["one\u2028two", "three\u0085four"]
 MARKUP = ["<img src=x onerror=document.title='run'>", "<b>bold</b>"]
 ACCEPTED = (1, 4, 2, 8, 3, 6, 1, 5, 2, 7)
 
@@ -22,6 +25,7 @@ class Double:
         app: serve it with :class:`tests.support.web.Served`.
         requests: bodies of ``/generate``.
         aborted: answers whose reader went away.
+        spans: when each answer began and ended, on ``time.monotonic``.
     """
 
     def __init__(self, algorithm: str | None = "DOMINO", tokens: int = 40, pause_s: float = 0.0):
@@ -29,6 +33,7 @@ class Double:
         self.requests: list[dict] = []
         self.chats: list[dict] = []
         self.aborted = 0
+        self.spans: list[tuple[float, float]] = []
         self.app = FastAPI()
         self.app.get("/health")(lambda: "ok")
         self.app.get("/server_info")(self.server_info)
@@ -67,6 +72,7 @@ class Double:
         total = min(self.tokens, body["sampling_params"]["max_new_tokens"])
         reason = "stop" if total == self.tokens else "length"
         done = steps = 0
+        began = time.monotonic()
         try:
             while done < total:
                 size = 1 if done == 0 or not self.algorithm else ACCEPTED[steps % len(ACCEPTED)]
@@ -84,15 +90,17 @@ class Double:
                     meta["finish_reason"] = {"type": reason}
                     if self.algorithm:
                         meta["spec_verify_ct"] = steps
-                words = MARKUP if "markup" in wish else WORDS
+                words = MARKUP if "markup" in wish else SEPARATORS if "separators" in wish else WORDS
                 text = " ".join(words[i % len(words)] for i in range(done))
                 yield sse({"text": text, "output_ids": list(range(done)), "meta_info": meta})
                 await asyncio.sleep(self.pause_s)
         except asyncio.CancelledError:
             self.aborted += 1
             raise
+        finally:
+            self.spans.append((began, time.monotonic()))
         yield "data: [DONE]\n\n"
 
 
 def sse(chunk: dict) -> str:
-    return f"data: {json.dumps(chunk)}\n\n"
+    return f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from domino_sglang.bench.accept.rows import AcceptHead, AcceptRow, AcceptSettings
+from domino_sglang.bench.accept.rows import AcceptRow, AcceptSettings
 from domino_sglang.bench.common import rows
 from domino_sglang.bench.common.arms import PLAIN
 from domino_sglang.bench.common.prompt_options import add_prompt_arguments, prompts_by_workload
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     prompts, drafter = prompts_by_workload(args), drafter_folder(args)
     out = results_folder("accept", args.out)
     settings = AcceptSettings([*prompts], args.temperature, args.num_prompts, args.max_tokens, args.seed)
-    rows.write(out / "rows.jsonl", AcceptHead.now(settings=settings))
+    rows.begin(out / "rows.jsonl", settings)
     status = 0
     bench = Bench(target_path(args), drafter, dtype(args, torch.cuda.is_available()))
     try:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from domino_sglang.bench.accept.rows import AcceptHead, AcceptRow
+from domino_sglang.bench.accept.rows import AcceptRow, AcceptSettings
 from domino_sglang.bench.common import rows
 from domino_sglang.bench.common.arms import PLAIN
 from domino_sglang.bench.sweep.plots import COLOURS, pyplot
@@ -20,7 +20,7 @@ AVERAGE = "mean"
 class AcceptData:
     """Rows of one run, by workload, temperature and way of drafting."""
 
-    def __init__(self, head: AcceptHead, found: Sequence[AcceptRow]):
+    def __init__(self, head: rows.Head[AcceptSettings], found: Sequence[AcceptRow]):
         self.head, self.settings = head, head.settings
         self._rows: dict[tuple[str, float, Way], list[AcceptRow]] = defaultdict(list)
         for row in found:
@@ -28,7 +28,7 @@ class AcceptData:
 
     @classmethod
     def read(cls, folder: Path) -> AcceptData:
-        head, found = rows.read_run(folder / "rows.jsonl", AcceptHead, AcceptRow)
+        head, found = rows.read_run(folder / "rows.jsonl", AcceptSettings, AcceptRow)
         return cls(head, found)
 
     def ways(self, temperature: float) -> list[Way]:

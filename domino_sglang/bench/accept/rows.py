@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from domino_sglang.bench.common.rows import Head
-
 
 @dataclass(frozen=True)
 class AcceptSettings:
@@ -17,13 +15,6 @@ class AcceptSettings:
     num_prompts: int
     max_tokens: int
     seed: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class AcceptHead(Head):
-    """Where and how acceptance was measured."""
-
-    settings: AcceptSettings
 
 
 @dataclass(frozen=True)

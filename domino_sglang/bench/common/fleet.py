@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +11,7 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 from domino_sglang.bench.common.arms import Arm
+from domino_sglang.measure.client import Client
 from domino_sglang.measure.provenance import without_folders
 from domino_sglang.measure.server_process import ServerFailed, ServerProcess
 from domino_sglang.names import STEP_TIMER
@@ -128,8 +127,5 @@ class Fleet:
 
 def answers(url: str) -> bool:
     """Whether a server lists its models."""
-    try:
-        with urllib.request.urlopen(url + "/v1/models", timeout=30) as reply:
-            return reply.status == 200
-    except (urllib.error.URLError, OSError):
-        return False
+    with Client(url) as client:
+        return client.answers()

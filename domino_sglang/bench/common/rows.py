@@ -8,7 +8,7 @@ import math
 import operator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
 
 
-H = TypeVar("H", bound="Head")
+S = TypeVar("S")
 
 
 class RowError(UserError, ValueError):
@@ -30,15 +30,16 @@ class RowError(UserError, ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Head(Provenance):
-    """The first row of a measurement; each kind of measurement adds its settings."""
+class Head(Provenance, Generic[S]):
+    """The first row of a measurement: where it was made, and its settings, a dataclass of its own for each kind."""
 
+    settings: S
     kind: Literal["provenance"] = "provenance"
 
 
-def write(file: Path, head: Head) -> None:
-    """Begin a file anew."""
-    file.write_text(_to_json(head), encoding="utf-8")
+def begin(file: Path, settings: Any) -> None:
+    """A new file, with where and how the measurement is made."""
+    file.write_text(_to_json(Head.now(settings=settings)), encoding="utf-8")
 
 
 def append(file: Path, *rows: Any) -> None:
@@ -47,14 +48,14 @@ def append(file: Path, *rows: Any) -> None:
         stream.writelines(map(_to_json, rows))
 
 
-def read_run(file: Path, head: type[H], *kinds: Any) -> tuple[H, list[Any]]:
+def read_run(file: Path, settings: type[S], *kinds: Any) -> tuple[Head[S], list[Any]]:
     """The head of a measurement and the rows after it; see :func:`read`.
 
     Raises:
         RowError: also where the first row is no such head.
     """
-    first, *others = read(file, head, *kinds) or [None]
-    if not isinstance(first, head):
+    first, *others = read(file, Head[settings], *kinds) or [None]  # type: ignore[valid-type]
+    if not isinstance(first, Head):
         raise RowError(f"{file} does not begin with the date and settings of its measurement; measure again")
     return first, others
 

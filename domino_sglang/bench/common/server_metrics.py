@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import requests
+import httpx
+
+from domino_sglang.measure.client import Client, successful
 
 Counters = Mapping[tuple[str, str], float]
 
@@ -34,10 +36,10 @@ class Decoding:
 def scrape(url: str) -> Counters:
     """The counters of a server; empty when it serves none (no ``--enable-metrics``) or does not answer."""
     try:
-        reply = requests.get(url + "/metrics", timeout=30)
-    except requests.RequestException:
+        with Client(url) as client:
+            return parse(successful(client.get("/metrics")).text)
+    except httpx.HTTPError:
         return {}
-    return parse(reply.text) if reply.status_code == 200 else {}
 
 
 def parse(text: str) -> Counters:

@@ -10,7 +10,7 @@ import threading
 import time
 from pathlib import Path
 
-import requests
+import httpx
 from tqdm import tqdm
 
 from domino_sglang.bench.common import rows
@@ -19,7 +19,8 @@ from domino_sglang.bench.common.fleet import Fleet
 from domino_sglang.bench.common.server_options import add_server_arguments, common_flags, drafter_folder
 from domino_sglang.bench.soak.health import NotIdle, group_memory, memory_growth, probe, wait_until_idle
 from domino_sglang.bench.soak.load import Users
-from domino_sglang.bench.soak.rows import FAILED, Soak, SoakHead, SoakSettings
+from domino_sglang.bench.soak.rows import FAILED, Soak, SoakSettings
+from domino_sglang.measure.client import Client
 from domino_sglang.measure.provenance import results_folder, without_folders
 from domino_sglang.measure.server_process import ServerFailed
 
@@ -70,12 +71,13 @@ def run(args: argparse.Namespace) -> int:
 def soak(url: str, args: argparse.Namespace, group: int | None) -> tuple[Users, Soak]:
     """Load a server for ``args.minutes`` and look at it before, meanwhile and after."""
     found = Soak(args.minutes)
-    model = requests.get(url + "/v1/models", timeout=60).json()["data"][0]["id"]
-    requests.post(url + "/flush_cache", timeout=60)
-    first = probe(url, model)
-    found.used_tokens.append(wait_until_idle(url).used_tokens)
-    users = Users(url, model, args.concurrency, args.disconnects, args.seed)
-    prober = Prober(url, model, args.probe_every, first, found)
+    client = Client(url)
+    model = client.served_model()
+    client.flush_cache()
+    first = probe(client, model)
+    found.used_tokens.append(wait_until_idle(client).used_tokens)
+    users = Users(client, model, args.concurrency, args.disconnects, args.seed)
+    prober = Prober(client, model, args.probe_every, first, found)
     users.start()
     prober.start()
     try:
@@ -87,7 +89,7 @@ def soak(url: str, args: argparse.Namespace, group: int | None) -> tuple[Users, 
     if not users.stop():
         found.problems.append("some requests never ended")
     found.counts = users.counts()
-    _look_after(url, model, first, found)
+    _look_after(client, model, first, found)
     found.memory_growth = memory_growth(found.memory)
     _judge(found, args.memory_limit)
     return users, found
@@ -107,8 +109,8 @@ def _watch(args: argparse.Namespace, group: int | None, users: Users, found: Soa
 class Prober:
     """Asks for the greedy probe now and then while the server is under load; a thread, because an answer takes time."""
 
-    def __init__(self, url: str, model: str, every_s: float, first: list[str], found: Soak):
-        self.url, self.model, self.every_s, self.first, self.found = url, model, every_s, first, found
+    def __init__(self, client: Client, model: str, every_s: float, first: list[str], found: Soak):
+        self.client, self.model, self.every_s, self.first, self.found = client, model, every_s, first, found
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -122,22 +124,22 @@ class Prober:
     def _run(self) -> None:
         while not self._stop.wait(self.every_s):
             try:
-                different = probe(self.url, self.model) != self.first
-            except (requests.RequestException, KeyError) as error:
+                different = probe(self.client, self.model) != self.first
+            except (httpx.HTTPError, KeyError) as error:
                 self.found.problems.append(f"probe under load: {error}")
                 continue
             self.found.probes_under_load += 1
             self.found.probes_under_load_different += different
 
 
-def _look_after(url: str, model: str, first: list[str], found: Soak) -> None:
+def _look_after(client: Client, model: str, first: list[str], found: Soak) -> None:
     try:
-        idle = wait_until_idle(url)
+        idle = wait_until_idle(client)
         found.used_tokens.append(idle.used_tokens)
         found.seconds_to_idle = idle.seconds_to_idle
-        requests.post(url + "/flush_cache", timeout=60)
-        found.probes_first_last_equal = probe(url, model) == first
-    except (requests.RequestException, NotIdle, KeyError) as error:
+        client.flush_cache()
+        found.probes_first_last_equal = probe(client, model) == first
+    except (httpx.HTTPError, NotIdle, KeyError) as error:
         found.problems.append(f"after the load: {error}")
 
 
@@ -169,7 +171,7 @@ def _report(out: Path, arm: Arm, args: argparse.Namespace, users: Users, found: 
         concurrency=args.concurrency,
         disconnects=args.disconnects,
     )
-    rows.write(out / "rows.jsonl", SoakHead.now(settings=settings))
+    rows.begin(out / "rows.jsonl", settings)
     rows.append(out / "rows.jsonl", found, *users.rows)
     logger.info("%s", write_report(out))
     for problem in found.problems:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import requests
+from domino_sglang.measure.client import Client
 
 PROBES = (
     "List the first eight prime numbers and say what a prime number is.",
@@ -30,7 +30,7 @@ class NotIdle(RuntimeError):
     """Requests that nobody waits for any more still run."""
 
 
-def wait_until_idle(url: str, timeout_s: float = 180.0) -> Idle:
+def wait_until_idle(client: Client, timeout_s: float = 180.0) -> Idle:
     """Wait until nothing runs or waits, and read how many KV slots are still taken.
 
     Raises:
@@ -38,7 +38,7 @@ def wait_until_idle(url: str, timeout_s: float = 180.0) -> Idle:
     """
     began = time.monotonic()
     while True:
-        loads = requests.get(url + "/v1/loads", timeout=60).json()["loads"]
+        loads = client.told("/v1/loads")["loads"]
         busy = sum(load["num_running_reqs"] + load["num_waiting_reqs"] for load in loads)
         passed = time.monotonic() - began
         if not busy:
@@ -48,7 +48,7 @@ def wait_until_idle(url: str, timeout_s: float = 180.0) -> Idle:
         time.sleep(0.5)
 
 
-def probe(url: str, model: str, max_tokens: int = 48) -> list[str]:
+def probe(client: Client, model: str, max_tokens: int = 48) -> list[str]:
     """Greedy answers to fixed prompts."""
     answers = []
     for prompt in PROBES:
@@ -58,9 +58,7 @@ def probe(url: str, model: str, max_tokens: int = 48) -> list[str]:
             "temperature": 0,
             "max_tokens": max_tokens,
         }
-        reply = requests.post(url + "/v1/chat/completions", json=body, timeout=600)
-        reply.raise_for_status()
-        answers.append(reply.json()["choices"][0]["message"]["content"])
+        answers.append(client.ask("/v1/chat/completions", body)["choices"][0]["message"]["content"])
     return answers
 
 

@@ -7,13 +7,11 @@ import threading
 import time
 from collections.abc import Sequence
 
-import requests
+import httpx
 
 from domino_sglang.bench.soak.kinds import KINDS, Kind, common_check
 from domino_sglang.bench.soak.rows import ANSWERED, DISCONNECTED, FAILED, SoakRow
-from domino_sglang.measure.stream import events
-
-REQUEST_TIMEOUT_S = 600.0
+from domino_sglang.measure.client import TIMEOUT_S, Client
 
 
 class Users:
@@ -25,14 +23,14 @@ class Users:
 
     def __init__(
         self,
-        url: str,
+        client: Client,
         model: str,
         count: int,
         disconnects: float,
         seed: int,
         kinds: Sequence[Kind] = KINDS,
     ):
-        self.url, self.model, self.disconnects, self.kinds = url, model, disconnects, kinds
+        self.client, self.model, self.disconnects, self.kinds = client, model, disconnects, kinds
         self.rows: list[SoakRow] = []
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._began = time.monotonic()
@@ -44,7 +42,7 @@ class Users:
         for thread in self._threads:
             thread.start()
 
-    def stop(self, patience_s: float = REQUEST_TIMEOUT_S) -> bool:
+    def stop(self, patience_s: float = TIMEOUT_S) -> bool:
         """Let requests in flight end; whether all did."""
         self._stop.set()
         deadline = time.monotonic() + patience_s
@@ -57,16 +55,15 @@ class Users:
             return {name: sum(r.outcome == name for r in self.rows) for name in (ANSWERED, DISCONNECTED, FAILED)}
 
     def _run(self, draw: random.Random) -> None:
-        session = requests.Session()
         while not self._stop.is_set():
-            row = self._one(session, draw)
+            row = self._one(draw)
             with self._lock:
                 self.rows.append(row)
             if row.outcome == FAILED:
                 # A server that is gone refuses at once.
                 self._stop.wait(1.0)
 
-    def _one(self, session: requests.Session, draw: random.Random) -> SoakRow:
+    def _one(self, draw: random.Random) -> SoakRow:
         kind = draw.choice(self.kinds)
         body = kind.body(draw) | {"model": self.model}
         streamed = kind.streams and draw.random() < 0.6
@@ -77,35 +74,30 @@ class Users:
         try:
             if streamed:
                 body |= {"stream": True, "stream_options": {"include_usage": True}}
-                left, tokens = _stream(session, self.url + kind.path, body, draw.randrange(6) if hangs_up else None)
+                left, tokens = _stream(self.client, kind.path, body, draw.randrange(6) if hangs_up else None)
                 outcome = DISCONNECTED if left else ANSWERED
             elif hangs_up:
-                outcome, tokens = _abandon(self.url + kind.path, body, draw.uniform(0.05, 1.0)), 0
+                outcome, tokens = _abandon(self.client, kind.path, body, draw.uniform(0.05, 1.0)), 0
             else:
-                tokens = _ask(session, self.url + kind.path, body, kind)
+                tokens = _ask(self.client, body, kind)
         except Exception as problem:
             outcome, error = FAILED, f"{type(problem).__name__}: {problem}"[:500]
         seconds = time.monotonic() - start
         return SoakRow(kind.name, streamed, outcome, start - self._began, seconds, tokens, error)
 
 
-def _ask(session: requests.Session, url: str, body: dict, kind: Kind) -> int:
-    reply = session.post(url, json=body, timeout=REQUEST_TIMEOUT_S)
-    if reply.status_code != 200:
-        raise RuntimeError(f"status {reply.status_code}: {reply.text[:300]}")
-    found = reply.json()
+def _ask(client: Client, body: dict, kind: Kind) -> int:
+    found = client.ask(kind.path, body)
     common_check(found)
     kind.check(found)
     return found["usage"]["completion_tokens"]
 
 
-def _stream(session: requests.Session, url: str, body: dict, leave_after: int | None) -> tuple[bool, int]:
+def _stream(client: Client, path: str, body: dict, leave_after: int | None) -> tuple[bool, int]:
     """Read a stream, or hang up after so many events; whether it was left, and its tokens."""
-    with session.post(url, json=body, stream=True, timeout=REQUEST_TIMEOUT_S) as reply:
-        if reply.status_code != 200:
-            raise RuntimeError(f"status {reply.status_code}: {reply.text[:300]}")
-        tokens, ended = 0, False
-        for number, event in enumerate(events(reply.iter_lines())):
+    tokens, ended = 0, False
+    with client.stream(path, body) as events:
+        for number, event in enumerate(events):
             if event.get("error") or event.get("object") == "error":
                 raise RuntimeError(f"error in the stream: {event}")
             if leave_after is not None and number >= leave_after:
@@ -117,14 +109,10 @@ def _stream(session: requests.Session, url: str, body: dict, leave_after: int | 
     return False, tokens
 
 
-def _abandon(url: str, body: dict, after_s: float) -> str:
+def _abandon(client: Client, path: str, body: dict, after_s: float) -> str:
     """Send a request and hang up after so many seconds, unless it was answered by then."""
     try:
-        reply = requests.post(url, json=body, timeout=after_s)
-    except (requests.Timeout, requests.ConnectionError) as gone:
-        if "refused" in str(gone):
-            raise
+        client.ask(path, body, timeout_s=after_s)
+    except httpx.TimeoutException:
         return DISCONNECTED
-    if reply.status_code != 200:
-        raise RuntimeError(f"status {reply.status_code}: {reply.text[:300]}")
     return ANSWERED

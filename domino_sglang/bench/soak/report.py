@@ -7,7 +7,7 @@ from pathlib import Path
 
 from domino_sglang.bench.common import rows
 from domino_sglang.bench.common.statistics import percentile
-from domino_sglang.bench.soak.rows import ANSWERED, DISCONNECTED, FAILED, Soak, SoakHead, SoakRow
+from domino_sglang.bench.soak.rows import ANSWERED, DISCONNECTED, FAILED, Soak, SoakRow, SoakSettings
 from domino_sglang.bench.sweep.plots import pyplot
 from domino_sglang.measure import tables
 from domino_sglang.measure.tables import number
@@ -17,7 +17,7 @@ OUTCOMES = (ANSWERED, DISCONNECTED, FAILED)
 
 def write_report(folder: Path) -> Path:
     """Write ``report.md`` and ``soak.png`` from ``rows.jsonl``; returns the report's path."""
-    head, (found, *asked) = rows.read_run(folder / "rows.jsonl", SoakHead, Soak, SoakRow)
+    head, (found, *asked) = rows.read_run(folder / "rows.jsonl", SoakSettings, Soak, SoakRow)
     result = "INTERRUPTED" if found.interrupted else "FAILED" if found.problems else "passed"
     lines = [
         f"# Soak: {result}",

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from domino_sglang.bench.common.rows import Head
-
 ANSWERED, DISCONNECTED, FAILED = "answered", "disconnected", "failed"
 
 
@@ -17,13 +15,6 @@ class SoakSettings:
     server: str
     concurrency: int
     disconnects: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class SoakHead(Head):
-    """Where and how a server was soaked."""
-
-    settings: SoakSettings
 
 
 @dataclass

@@ -26,7 +26,6 @@ from domino_sglang.bench.sweep.rows import (
     CrashRow,
     PointRow,
     RequestRow,
-    SweepHead,
     SweepRequestRow,
     SweepSettings,
 )
@@ -311,5 +310,5 @@ def _write_head(out: Path, arms: list[Arm], settings: Settings) -> None:
         max_tokens=settings.max_tokens,
         servers_up_together=settings.together,
     )
-    rows.write(out / "rows.jsonl", SweepHead.now(settings=asked))
+    rows.begin(out / "rows.jsonl", asked)
     (out / "requests.jsonl").unlink(missing_ok=True)

@@ -9,13 +9,14 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import requests
+import httpx
 
 from domino_sglang.bench.common.statistics import Spread
 from domino_sglang.bench.sweep import load
 from domino_sglang.bench.sweep.load import Load
 from domino_sglang.bench.sweep.point import Point, summarise
 from domino_sglang.bench.sweep.rows import CrossCheckRow
+from domino_sglang.measure.client import Client
 
 TOLERANCE = 0.05
 
@@ -43,7 +44,7 @@ def cross_check(
             rows = load.run(url, asked)
             locust_rates.append(summarise(arm, point, repetition, rows, len(asked.prompts), None).tokens_per_s)
             sglang_rates.append(theirs(url, asked))
-    except (RuntimeError, OSError, subprocess.SubprocessError) as problem:
+    except (RuntimeError, OSError, httpx.HTTPError, subprocess.SubprocessError) as problem:
         error = str(problem)[-1000:]
     difference = float("nan")
     if locust_rates and sglang_rates:
@@ -65,8 +66,8 @@ def bench_serving(url: str, asked: Load) -> float:
     Raises:
         RuntimeError: it failed; the end of what it printed.
     """
-    model = requests.get(url + "/v1/models", timeout=30).json()["data"][0]["id"]
-    tokenizer = requests.get(url + "/model_info", timeout=30).json()["tokenizer_path"]
+    with Client(url) as client:
+        model, tokenizer = client.served_model(), client.told("/model_info")["tokenizer_path"]
     with tempfile.TemporaryDirectory(prefix="domino-cross-check-") as folder:
         prompts, out = Path(folder) / "prompts.jsonl", Path(folder) / "out.jsonl"
         asked.write(prompts)

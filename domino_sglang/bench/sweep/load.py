@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import requests
+import httpx
 
 from domino_sglang.bench.common import rows
 from domino_sglang.bench.sweep.rows import RequestRow
+from domino_sglang.measure.client import Client
 from domino_sglang.measure.workloads import Prompt
 
 # A path, because locust reads files; importing it here would patch this process for gevent.
@@ -101,9 +102,11 @@ class Interrupted(KeyboardInterrupt):
 def flush_cache(url: str) -> bool:
     """Forget cached prefixes, so that every arm reads its prompts; whether the server did."""
     try:
-        return requests.post(url + "/flush_cache", timeout=60).status_code == 200
-    except requests.RequestException:
+        with Client(url) as client:
+            client.flush_cache()
+    except httpx.HTTPError:
         return False
+    return True
 
 
 def _read(file: Path) -> list[RequestRow]:

@@ -137,7 +137,7 @@ class ChatUser(HttpUser):
             try:
                 if reply.status_code != 200:
                     raise StreamError(f"status {reply.status_code}: {(reply.text or str(reply.error or ''))[:200]}")
-                result = read_stream(reply.iter_lines(), start)
+                result = read_stream(reply.iter_content(512), start)
                 reply.success()
             except Exception as problem:
                 result.end = time.perf_counter()

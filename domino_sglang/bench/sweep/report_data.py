@@ -12,7 +12,6 @@ from domino_sglang.bench.sweep.rows import (
     CrashRow,
     CrossCheckRow,
     PointRow,
-    SweepHead,
     SweepRequestRow,
     SweepSettings,
 )
@@ -30,7 +29,7 @@ class SweepData:
         requests: answered requests of complete points.
     """
 
-    head: SweepHead
+    head: rows.Head[SweepSettings]
     points: list[PointRow]
     cut_short: list[PointRow]
     crashes: list[CrashRow]
@@ -39,7 +38,7 @@ class SweepData:
 
     @classmethod
     def read(cls, folder: Path) -> SweepData:
-        head, found = rows.read_run(folder / "rows.jsonl", SweepHead, PointRow, CrashRow, CrossCheckRow)
+        head, found = rows.read_run(folder / "rows.jsonl", SweepSettings, PointRow, CrashRow, CrossCheckRow)
         measured = [row for row in found if isinstance(row, PointRow)]
         complete = {(_place(row), row.workload, row.repetition) for row in measured if row.complete}
         asked = rows.read(folder / "requests.jsonl", SweepRequestRow) if (folder / "requests.jsonl").is_file() else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from domino_sglang.bench.common.rows import Head, Number
+from domino_sglang.bench.common.rows import Number
 
 
 @dataclass(frozen=True)
@@ -20,13 +20,6 @@ class SweepSettings:
     requests_per_user: int
     max_tokens: int
     servers_up_together: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class SweepHead(Head):
-    """Where and how a sweep was made."""
-
-    settings: SweepSettings
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ USAGE = {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 5}}
 
 
 def lines(*events):
-    return [b"data: " + json.dumps(event).encode() for event in events] + [b"", b"data: [DONE]", b"data: never read"]
+    said = [b"data: " + json.dumps(event).encode() for event in events]
+    return [line + b"\n\n" for line in (*said, b"data: [DONE]", b"data: never read")]
 
 
 def piece(text):
