@@ -15,6 +15,7 @@ from fastapi.responses import HTMLResponse, StreamingResponse
 from pydantic import BaseModel, Field
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from domino_sglang.playground.hosts import on_one_host
 from domino_sglang.playground.upstream import Chat, answer, describe
 
 PAGE = Path(__file__).with_name("page.html")
@@ -45,7 +46,8 @@ def create_app(
     api_key: str | None = None,
     allowed_hosts: Sequence[str] = LOOPBACK,
 ) -> FastAPI:
-    """The playground for one server, or for two that race.
+    """The playground for one server, or for two that race: in turn where one host has both, which would else share its
+    cores.
 
     Args:
         urls: base URLs, from :func:`domino_sglang.playground.upstream.server_url`.
@@ -53,6 +55,7 @@ def create_app(
         api_key: sent to the servers as a bearer token.
         allowed_hosts: names a browser may use for the playground; "*" allows any.
     """
+    take_turns = len(urls) > 1 and on_one_host(urls)
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
     @asynccontextmanager
@@ -67,7 +70,7 @@ def create_app(
 
     @app.get("/")
     async def page() -> HTMLResponse:
-        settings = json.dumps({"slow_after_s": slow_after_s})
+        settings = json.dumps({"slow_after_s": slow_after_s, "take_turns": take_turns})
         html = PAGE.read_text(encoding="utf-8").replace("{/*SETTINGS*/}", settings)
         return HTMLResponse(html, headers={"Content-Security-Policy": POLICY, "Cache-Control": "no-store"})
 

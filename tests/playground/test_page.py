@@ -176,20 +176,59 @@ def test_what_a_model_writes_is_text_and_never_markup(chat):
     assert chat.title() == "Domino playground"
 
 
-def test_a_race(serve, page):
-    domino, plain = Double(pause_s=0.03), Double(algorithm=None, pause_s=0.03)
-    page.goto(serve(create_app([serve(domino.app).url, serve(plain.app).url])).url)
-    page.wait_for_selector("#servers li:nth-child(2).ok")
+@pytest.fixture
+def racers(serve, page):
+    """Opens the page before DOMINO and plain decoding; returns both doubles."""
+
+    def start() -> tuple[Double, Double]:
+        doubles = Double(pause_s=0.03), Double(algorithm=None, pause_s=0.03)
+        page.goto(serve(create_app([serve(double.app).url for double in doubles])).url)
+        page.wait_for_selector("#servers li:nth-child(2).ok")
+        return doubles
+
+    return start
+
+
+def test_a_race_on_one_host_is_run_in_turn(racers, page):
+    domino, plain = racers()
     ask(page, "Hello")
+    waits = ".answer:nth-of-type(2) .note:has-text('Waits for its turn: both servers are on one host.')"
+    page.wait_for_selector(waits)
     result = page.wait_for_selector(".result").inner_text()
     assert re.search(r"DOMINO was [1-9]\.\d\d times as fast as plain decoding: .* The answers are identical\.", result)
+    assert "Both servers are on one host, so they took turns" in result
+    assert page.is_hidden(waits)
+    assert domino.spans[0][1] <= plain.spans[0][0], "they worked at once"
     left, right = page.locator(".answer").all()
     assert left.bounding_box()["y"] == right.bounding_box()["y"], "not side by side"
     assert domino.requests[0]["input_ids"] == plain.requests[0]["input_ids"]
+    # The wait for the other's answer is no part of the second one's time to first token.
+    waited = plain.spans[0][0] - domino.spans[0][0]
+    assert float(right.locator("dd[data-number='first token']").inner_text().split()[0]) < waited
     page.uncheck("#race")
     ask(page, "Again")
     page.wait_for_selector(".turn:nth-of-type(2) .run")
     assert page.locator(".turn:nth-of-type(2) .answer").count() == 1
+
+
+def test_a_race_of_two_hosts_is_run_at_once(racers, page, monkeypatch):
+    monkeypatch.setattr("domino_sglang.playground.app.on_one_host", lambda _urls: False)
+    domino, plain = racers()
+    ask(page, "Hello")
+    result = page.wait_for_selector(".result").inner_text()
+    assert "Both servers worked at once, each on a host of its own" in result
+    (began, ended), (other_began, other_ended) = domino.spans[0], plain.spans[0]
+    assert max(began, other_began) < min(ended, other_ended), "they took turns"
+
+
+def test_escape_stops_the_one_that_waits_too(racers, page):
+    _domino, plain = racers()
+    ask(page, "stall")
+    page.wait_for_selector(".run")
+    page.keyboard.press("Escape")
+    page.wait_for_function("() => !document.getElementById('send').disabled")
+    assert page.locator("text=Stopped.").count() == 2
+    assert plain.requests == []
 
 
 def test_a_race_goes_on_when_one_server_is_lost(serve, page):
