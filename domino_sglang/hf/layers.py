@@ -76,7 +76,13 @@ def rotate(x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
     return x * cos + rotate_half(x) * sin
 
 
-def attend_all(query: torch.Tensor, context: KeyValue, block: KeyValue) -> torch.Tensor:
-    """Every query sees the whole context and the whole block: one block at decode time."""
+def attend_all(
+    query: torch.Tensor, context: KeyValue, block: KeyValue, mask: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Every query sees the whole context and the whole block (one block at decode time), or what ``mask`` lets it see.
+
+    Args:
+        mask: bool, to ``[B, heads, queries, context + block]``, True where a query sees.
+    """
     key, value = (torch.cat(pair, dim=2) for pair in zip(context, block, strict=True))
-    return F.scaled_dot_product_attention(query, key, value, enable_gqa=query.shape[1] != key.shape[1])
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=query.shape[1] != key.shape[1])

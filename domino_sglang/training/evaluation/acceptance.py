@@ -6,6 +6,7 @@ commit the proposals that agree and the bonus token, move on. This is the number
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from domino_sglang.hf import DominoDraftModel
-from domino_sglang.hf.layers import KeyValue
+from domino_sglang.hf.layers import KeyValue, attend_all
 from domino_sglang.training.loop.dataset import Example
 from domino_sglang.training.loop.drafter import TargetEnds
 
@@ -94,12 +95,6 @@ def _replay_batch(drafter, ends: TargetEnds, group, features, limit, head):
 
 
 def _propose(drafter, ends: TargetEnds, bonus, positions, context: list[KeyValue], mask, head) -> torch.Tensor:
-    def attend(query: torch.Tensor, far: KeyValue, near: KeyValue) -> torch.Tensor:
-        key, value = (torch.cat(pair, dim=2) for pair in zip(far, near, strict=True))
-        return F.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, enable_gqa=query.shape[1] != key.shape[1]
-        )
-
     return drafter.propose(
         bonus,
         positions,
@@ -107,5 +102,5 @@ def _propose(drafter, ends: TargetEnds, bonus, positions, context: list[KeyValue
         embedding=ends.embedding,
         lm_head=ends.lm_head,
         head=head,
-        attend=attend,
+        attend=functools.partial(attend_all, mask=mask),
     )[0].tokens

@@ -9,9 +9,8 @@ from __future__ import annotations
 import functools
 
 import torch
-import torch.nn.functional as F
 
-from domino_sglang.hf.layers import Attend, KeyValue
+from domino_sglang.hf.layers import Attend, KeyValue, attend_all
 from domino_sglang.training.loop.anchors import context_mask, full_mask
 
 
@@ -24,7 +23,7 @@ def block_attention(kind: str, anchors: torch.Tensor, length: int, block_size: i
     if kind == "split":
         return _split(anchors, length, block_size)
     if kind == "sdpa":
-        return _sdpa(full_mask(anchors, length, block_size))
+        return functools.partial(attend_all, mask=full_mask(anchors, length, block_size))
     if kind == "flex":
         return _flex(anchors, length, block_size)
     raise ValueError(f"train.attention is {kind!r}, expected split, sdpa or flex")
@@ -47,16 +46,6 @@ def _split(anchors: torch.Tensor, length: int, block_size: int) -> Attend:
         mixed = torch.matmul(weights[..., :length], context[1][:, :, None])
         own = weights[..., length:].view(batch, kv_heads, group, blocks, block_size, block_size)
         return (mixed + torch.matmul(own, own_value).flatten(3, 4)).flatten(1, 2)
-
-    return attend
-
-
-def _sdpa(mask: torch.Tensor) -> Attend:
-    def attend(query: torch.Tensor, context: KeyValue, block: KeyValue) -> torch.Tensor:
-        key, value = (torch.cat(pair, dim=2) for pair in zip(context, block, strict=True))
-        return F.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, enable_gqa=query.shape[1] != key.shape[1]
-        )
 
     return attend
 
