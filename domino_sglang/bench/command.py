@@ -1,4 +1,4 @@
-"""``domino-sglang bench sweep | accept | soak``."""
+"""``domino-sglang bench sweep | accept | exactness | soak``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ COMMANDS = {
         "tokens/s, latency and acceptance against concurrency, arm beside arm",
     ),
     "accept": ("domino_sglang.bench.accept.command", "acceptance length offline, by workload and temperature"),
+    "exactness": (
+        "domino_sglang.bench.exactness.command",
+        "greedy tokens against plain decoding's, one by one; fails on any difference",
+    ),
     "soak": (
         "domino_sglang.bench.soak.command",
         "mixed load with disconnects for a while; fails on errors, leaks or drift",
@@ -19,7 +23,7 @@ COMMANDS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the three commands and their arguments."""
+    """Declare the commands and their arguments."""
     commands = parser.add_subparsers(dest="bench", required=True, metavar="MEASUREMENT")
     for name, (module, line) in COMMANDS.items():
         command = commands.add_parser(

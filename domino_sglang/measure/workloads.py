@@ -1,4 +1,4 @@
-"""What is asked: prompts by workload, the same for everyone who measures."""
+"""What is asked: prompts by workload, the same for everyone who measures, and kept out of what drafters train on."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from typing import Any
 
 from domino_sglang.errors import UserError
 from domino_sglang.measure import long_context
+from domino_sglang.measure.jsonl import numbered_lines
 
 CHAT_FILE = Path(__file__).parent / "prompts" / "chat.jsonl"
-# Training leaves out the problems of this seed up to this number (domino_sglang.training.data.prompts).
 MATHS_SEED, MATHS_PROBLEMS = 42, 200
-LONG_DOCUMENTS = 64
+LONG_DOCUMENTS, LONG_CHARACTERS = 64, 4000
 CODE_INSTRUCTION = "Complete this Python function. Answer with the whole function.\n\n"
 # Chat weighs double, because it is the most varied.
 MIX = ("humaneval", "chat", "maths", "chat", "long")
+EVALUATED = tuple(dict.fromkeys(MIX))
 _PROMPT_FIELDS = ("prompt", "question", "instruction", "input", "text", "content")
 _MESSAGE_FIELDS = ("messages", "conversations", "conversation")
 
@@ -34,14 +35,29 @@ class WorkloadError(UserError, ValueError):
 
 @dataclass(frozen=True)
 class Prompt:
-    """One conversation to be continued, and the workload it belongs to."""
+    """One conversation to be continued, and the workload it belongs to.
+
+    Attributes:
+        language: of the project's own chat prompts (``en``, ``de``, ...); empty where nobody said.
+    """
 
     workload: str
     messages: tuple[Message, ...]
+    language: str = ""
 
     @classmethod
-    def of(cls, workload: str, text: str) -> Prompt:
-        return cls(workload, ({"role": "user", "content": text},))
+    def of(cls, workload: str, text: str, language: str = "") -> Prompt:
+        return cls(workload, ({"role": "user", "content": text},), language)
+
+    @property
+    def text(self) -> str:
+        """The last message."""
+        return self.messages[-1]["content"]
+
+    @property
+    def problem(self) -> str:
+        """The text without the instruction put before it: what no training data may hold."""
+        return self.text.removeprefix(CODE_INSTRUCTION)
 
     def body(self, max_tokens: int, temperature: float) -> dict[str, Any]:
         """An OpenAI chat request without its model."""
@@ -82,7 +98,7 @@ def maths() -> tuple[Prompt, ...]:
 @functools.cache
 def chat() -> tuple[Prompt, ...]:
     """The project's own chat prompts, languages mixed evenly through the list."""
-    rows = [json.loads(line) for line in CHAT_FILE.read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for _, line in numbered_lines(CHAT_FILE)]
     english = [row for row in rows if row["language"] == "en"]
     others = [row for row in rows if row["language"] != "en"]
     # Of the other languages, one of each before the second of any.
@@ -93,12 +109,16 @@ def chat() -> tuple[Prompt, ...]:
         seen[row["language"]] += 1
     others = [row for *_, row in sorted(turns, key=lambda turn: turn[:2])]
     merged = [row for pair in itertools.zip_longest(english, others) for row in pair if row is not None]
-    return tuple(Prompt.of("chat", row["prompt"]) for row in merged)
+    return tuple(Prompt.of("chat", row["prompt"], row["language"]) for row in merged)
+
+
+def long(characters: int = LONG_CHARACTERS) -> tuple[Prompt, ...]:
+    """Questions about documents of this many characters (about a third as many tokens)."""
+    return _documents(characters)
 
 
 @functools.cache
-def long(characters: int = 4000) -> tuple[Prompt, ...]:
-    """Questions about documents of this many characters (about a third as many tokens)."""
+def _documents(characters: int) -> tuple[Prompt, ...]:
     return tuple(Prompt.of("long", long_context.prompt(i, characters)) for i in range(LONG_DOCUMENTS))
 
 
@@ -126,16 +146,14 @@ def from_jsonl(file: str | Path) -> tuple[Prompt, ...]:
     """
     path = Path(file)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = [*numbered_lines(path)]
     except OSError as error:
         raise WorkloadError(f"--jsonl {str(file)!r} cannot be read: {error.strerror}") from None
     prompts = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    for number, line in lines:
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except ValueError as error:
             raise WorkloadError(f"{path.name}, line {number} is not JSON: {error}") from None
         prompts.append(_prompt(path.stem, row, f"{path.name}, line {number}"))
     return _some(prompts, f"--jsonl {path.name}")

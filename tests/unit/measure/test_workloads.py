@@ -1,9 +1,24 @@
+import argparse
 import json
 
 import pytest
 
 from domino_sglang.measure import long_context
-from domino_sglang.measure.workloads import CHAT_FILE, MIX, WORKLOADS, WorkloadError, chat, from_jsonl, mixed, take
+from domino_sglang.measure.workloads import (
+    CHAT_FILE,
+    EVALUATED,
+    MIX,
+    WORKLOADS,
+    WorkloadError,
+    chat,
+    from_jsonl,
+    humaneval,
+    maths,
+    mixed,
+    take,
+)
+from domino_sglang.training.data.prompts import CONTAINED_FROM, excluded_prompts, normalised
+from tests import prompts
 
 
 def chat_rows():
@@ -46,23 +61,23 @@ def test_mixed_takes_the_workloads_in_turn():
 
 
 def test_take_begins_again_at_the_end():
-    prompts = chat()[:3]
-    assert take(prompts, 4, start=2) == [prompts[2], prompts[0], prompts[1], prompts[2]]
+    three = chat()[:3]
+    assert take(three, 4, start=2) == [three[2], three[0], three[1], three[2]]
 
 
 def test_own_prompts_of_every_shape(tmp_path):
     file = tmp_path / "mine.jsonl"
     rows = [
-        {"prompt": "a"},
+        {"prompt": "a\u2028b"},
         {"question": "b"},
         {"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "c"}]},
         {"conversations": [{"from": "human", "value": "d"}, {"from": "gpt", "value": "answer"}]},
     ]
-    file.write_text("\n".join(json.dumps(row) for row in rows) + "\n\n")
-    prompts = from_jsonl(file)
-    assert [prompt.messages[-1] for prompt in prompts] == [{"role": "user", "content": c} for c in "abcd"]
-    assert prompts[2].messages[0]["role"] == "system"
-    assert {prompt.workload for prompt in prompts} == {"mine"}
+    file.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n\n", encoding="utf-8")
+    found = from_jsonl(file)
+    assert [prompt.messages[-1] for prompt in found] == [{"role": "user", "content": c} for c in ("a\u2028b", *"bcd")]
+    assert found[2].messages[0]["role"] == "system"
+    assert {prompt.workload for prompt in found} == {"mine"}
 
 
 @pytest.mark.parametrize("line", ["{}", "not json", '{"messages": [{"role": "user"}]}'])
@@ -71,3 +86,31 @@ def test_a_line_without_a_prompt_is_named(tmp_path, line):
     file.write_text('{"prompt": "fine"}\n' + line)
     with pytest.raises(WorkloadError, match=r"mine\.jsonl, line 2"):
         from_jsonl(file)
+
+
+def test_everyone_who_measures_asks_the_same():
+    """The benchmarks, exactness and the model card: the same objects under the same names."""
+    from domino_sglang.bench import command as bench
+    from domino_sglang.bench.common.prompt_options import prompts_by_workload
+    from domino_sglang.training.evaluation.workloads import evaluation_prompts
+
+    for measurement in ("sweep", "accept", "exactness"):
+        parser = argparse.ArgumentParser()
+        bench.add_arguments(parser)
+        for name, found in prompts_by_workload(parser.parse_args([measurement])).items():
+            assert found is WORKLOADS[name](), (measurement, name)
+    for name, found in evaluation_prompts(5).items():
+        assert len(found) == 5
+        assert all(mine is theirs for mine, theirs in zip(found, WORKLOADS[name](), strict=False)), name
+    kinds = {"code": humaneval(), "maths": maths()}
+    for kind, found in kinds.items():
+        assert set(getattr(prompts, kind)(4)) <= {prompt.problem for prompt in found}, kind
+
+
+@pytest.mark.parametrize("name", EVALUATED)
+def test_what_is_asked_is_kept_out_of_the_training_data(name):
+    excluded = excluded_prompts()
+    for prompt in WORKLOADS[name]():
+        assert prompt.problem in excluded
+        if len(normalised(prompt.problem)) >= CONTAINED_FROM:
+            assert prompt.text in excluded and f"Please. {prompt.problem} Thanks!" in excluded
