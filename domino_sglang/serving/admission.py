@@ -102,11 +102,29 @@ def _check_topology(args) -> None:
         raise ValueError(f"--attn-cp-size is {args.attn_cp_size}, and DOMINO needs 1; use --tp-size instead")
     if args.dcp_size != 1:
         raise ValueError(f"--dcp-size is {args.dcp_size}, and DOMINO needs 1; use --tp-size instead")
+    _check_host_pools(args)
     for name in ("speculative_num_steps", "speculative_eagle_topk"):
         value = getattr(args, name)
         if value not in (None, 1):
             flag = "--" + name.replace("_", "-")
             raise ValueError(f"{flag} is {value}, and DOMINO has none; drop it and use --speculative-num-draft-tokens")
+
+
+def _check_host_pools(args) -> None:
+    """SGLang copies KV between a device and its host with CUDA streams; without a GPU the KV cache is on the host."""
+    if runs_triton(args.device):
+        return
+    for name, off in (
+        ("enable_hierarchical_cache", False),
+        ("disaggregation_decode_enable_offload_kvcache", False),
+        ("disaggregation_decode_retraction_backup", "cpu_tensor"),
+    ):
+        value = getattr(args, name)
+        if value in (True, "host_pool"):
+            flag = "--" + name.replace("_", "-")
+            raise ValueError(
+                f"{flag} is {value}, and without a GPU DOMINO needs {off}: the KV cache is host memory already; drop it"
+            )
 
 
 def _check_layers(args, target: ModelConfig) -> None:

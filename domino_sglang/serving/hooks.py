@@ -71,11 +71,14 @@ def install_hooks() -> None:
     for target in UNIFIED_POOLS:
         register(target, with_row_headroom, HookType.AROUND)
     if _on_cpu_platform():
-        from domino_sglang.serving.cpu.memory import assign_req_to_token_pool
+        from domino_sglang.serving.cpu.memory import assign_req_to_token_pool_func, get_last_loc
 
         register(
-            "sglang.srt.mem_cache.allocation.assign_req_to_token_pool_func", assign_req_to_token_pool, HookType.REPLACE
+            "sglang.srt.mem_cache.allocation.assign_req_to_token_pool_func",
+            assign_req_to_token_pool_func,
+            HookType.REPLACE,
         )
+        register("sglang.srt.mem_cache.allocation.get_last_loc", get_last_loc, HookType.REPLACE)
 
 
 def present_as_dflash_drafter(_result, model_config) -> None:

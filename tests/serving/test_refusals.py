@@ -48,6 +48,14 @@ def test_a_good_drafter_settles_the_arguments(fork_server, tiny, drafter):
     assert settled["disable_overlap_schedule"] is False
 
 
+@pytest.mark.parametrize(
+    "flag", ["--enable-hierarchical-cache", "--disaggregation-decode-retraction-backup host_pool"], ids=lambda f: f[:20]
+)
+def test_a_second_pool_of_host_memory_without_a_gpu(fork_server, tiny, drafter, flag):
+    message = refusal(fork_server, [*flags(tiny, drafter), *flag.split()])
+    assert flag.split()[0] in message and "host memory already" in message
+
+
 # SGLang makes float16 of a float32 checkpoint, and the drafter's configuration says bfloat16.
 @pytest.mark.parametrize(
     ("asked", "loaded"), [("auto", "float16"), ("float32", "float32"), ("half", "float16"), ("bfloat16", "bfloat16")]

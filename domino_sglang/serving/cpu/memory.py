@@ -31,7 +31,7 @@ def extend_cache_locs(
     return req_to_token[req_pool_indices[:, None], columns].reshape(-1).to(torch.int64)
 
 
-def assign_req_to_token_pool(
+def assign_req_to_token_pool_func(
     req_pool_indices: torch.Tensor,
     req_to_token: torch.Tensor,
     start_offset: torch.Tensor,
@@ -48,6 +48,17 @@ def assign_req_to_token_pool(
     for row, first, end in list(spans)[:batch_size]:
         req_to_token[row, first:end] = out_cache_loc[taken : taken + end - first]
         taken += end - first
+
+
+def get_last_loc(
+    req_to_token: torch.Tensor, req_pool_indices_tensor: torch.Tensor, prefix_lens_tensor: torch.Tensor
+) -> torch.Tensor:
+    """KV slot of each request's last position, int64 ``[B]``; -1 where it has none.
+
+    Source: ``sglang.srt.mem_cache.allocation.get_last_loc``.
+    """
+    last = req_to_token[req_pool_indices_tensor, (prefix_lens_tensor - 1).clamp(min=0)].to(torch.int64)
+    return last.masked_fill(prefix_lens_tensor <= 0, -1)
 
 
 def make_record_stream_harmless() -> None:

@@ -73,6 +73,11 @@ HOOKED = {
         "out_cache_loc",
         "batch_size",
     ],
+    "sglang.srt.mem_cache.allocation.get_last_loc": [
+        "req_to_token",
+        "req_pool_indices_tensor",
+        "prefix_lens_tensor",
+    ],
     "sglang.srt.managers.schedule_batch.Req.update_spec_correct_drafts_histogram": ["self", "num_correct_drafts"],
 }
 

@@ -11,7 +11,7 @@ import torch
 
 from domino_sglang.serving.cpu import CPU_PLATFORM, cpu_platform_if_needed
 from domino_sglang.serving.cpu.attention import CpuAttentionBackend, similar_lengths
-from domino_sglang.serving.cpu.memory import assign_req_to_token_pool, extend_cache_locs
+from domino_sglang.serving.cpu.memory import assign_req_to_token_pool_func, extend_cache_locs, get_last_loc
 from domino_sglang.serving.cpu.platform import ATTENTION_BACKEND, DominoCpuPlatform
 
 HEADS, KV_HEADS, DIM, SLOTS = 6, 2, 8, 64
@@ -130,12 +130,14 @@ def test_cache_locations_and_their_assignment():
     table = torch.zeros(4, 12, dtype=torch.int32)
     requests, start, end = torch.tensor([3, 1]), torch.tensor([2, 5]), torch.tensor([6, 7])
     new = torch.tensor([40, 41, 42, 43, 50, 51])
-    assign_req_to_token_pool(requests, table, start, end, new, 2)
+    assign_req_to_token_pool_func(requests, table, start, end, new, 2)
     assert table[3].tolist() == [0, 0, 40, 41, 42, 43, 0, 0, 0, 0, 0, 0]
     assert table[1].tolist() == [0, 0, 0, 0, 0, 50, 51, 0, 0, 0, 0, 0]
     found = extend_cache_locs(requests, table, start, start + 2, 2, 2, "cpu")
     assert found.tolist() == [40, 41, 50, 51]
     assert found.dtype == torch.int64
+    last = get_last_loc(table, requests, torch.tensor([6, 0], dtype=torch.int32))
+    assert last.tolist() == [43, -1] and last.dtype == torch.int64
 
 
 def test_the_platform_is_in_force_only_without_an_accelerator(monkeypatch):
