@@ -67,27 +67,16 @@ class SharedNoise:
     seed: torch.Tensor
     position: torch.Tensor
 
-    def perturbed(self, logits: torch.Tensor, ahead: torch.Tensor | int, first_token: int = 0) -> torch.Tensor:
-        """``logits / temperature + g`` of the tokens that stand ``ahead`` + 1 places behind the last committed one.
+    def scaled(self, ahead: torch.Tensor | int, tokens: torch.Tensor) -> torch.Tensor:
+        """``temperature * g``, to be added to logits as they are: float64 ``[B, N, len(tokens)]``.
+
+        The argmax is that of ``logits / temperature + g``; and as the temperature goes to zero, the softmax becomes
+        that of the logits, so that drafts of all requests are ranked alike.
 
         Args:
-            logits: ``[B, N, V]``, any float dtype; greedy requests keep theirs.
-            ahead: int64 ``[B, N]``, or one number for all.
-            first_token: token id of the first column.
-
-        Returns:
-            float64 ``[B, N, V]`` where a request is sampled, else float32.
+            ahead: int64 ``[B, N]``, or one number for all: how far the token *before* the drawn one stands behind the
+                last committed one.
+            tokens: int64, ids of the columns.
         """
-        logits = logits.float()
-        greedy = (self.temperature <= 0)[:, None, None]
-        if bool(greedy.all()):
-            return logits
         position = (self.position[:, None] + ahead)[..., None]
-        token = torch.arange(first_token, first_token + logits.shape[-1], device=logits.device)
-        noise = gumbel(self.seed[:, None, None], position, token)
-        scaled = logits / torch.where(greedy, 1.0, self.temperature[:, None, None])
-        return scaled + torch.where(greedy, 0.0, noise)
-
-    def choose(self, logits: torch.Tensor, ahead: torch.Tensor | int) -> torch.Tensor:
-        """The target's token: ``[B, N, V]`` -> int64 ``[B, N]``."""
-        return self.perturbed(logits, ahead).argmax(-1)
+        return gumbel(self.seed[:, None, None], position, tokens).mul_(self.temperature[:, None, None])

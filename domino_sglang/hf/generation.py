@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 import torch
+import torch.nn.functional as F
 from transformers import (
     DynamicCache,
     LogitsProcessorList,
@@ -15,10 +16,12 @@ from transformers import (
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
+from transformers.cache_utils import DynamicLayer
 from transformers.generation.streamers import BaseStreamer
 
-from domino_sglang.core.head import DraftSampling
-from domino_sglang.core.verify import DraftRows, accept_greedy, accept_sampled, race
+from domino_sglang.core.config import DominoConfig
+from domino_sglang.core.shared_noise import SharedNoise
+from domino_sglang.core.tree import DraftTree, draft_tree, select, walk
 from domino_sglang.hf.layers import KeyValue
 
 if TYPE_CHECKING:
@@ -60,32 +63,38 @@ class SpecGeneration:
         stop_token_ids: Iterable[int] | None = None,
         streamer: BaseStreamer | None = None,
         callback: Callable[[list[int]], None] | None = None,
+        num_draft_tokens: int | None = None,
+        topk: int = 4,
+        num_steps: int | None = None,
         head: bool = True,
-        sampled_drafts: bool = True,
     ) -> SpecOutput:
-        """Continue a prompt; the output distribution is exactly the target's own.
+        """Continue a prompt; the text is the target's own, and depends on the target and the seed alone.
 
         Greedy output equals ``target.generate(do_sample=False)`` token for token as long as the target computes a
-        block and a single token alike (float32; in bfloat16 up to ties within rounding).
+        tree and a single token alike (float32; in bfloat16 up to ties within rounding). A sampled token is the argmax
+        of the target's logits plus the noise of its position (:mod:`~domino_sglang.core.shared_noise`).
 
         Args:
             target: any Transformers causal LM with the drafter's vocabulary and hidden size.
             input_ids: int64 ``[1, n]``, n at least 1.
             temperature: 0 is greedy.
             top_k, top_p: change the target's distribution as Transformers' warpers do; the draft needs no such change.
-            seed: of the proposals, the coins and the bonus tokens.
+            seed: of the noise.
             stop_token_ids: None takes the target's ``eos_token_id``.
             streamer: gets the prompt, then committed tokens, as in ``generate``.
             callback: gets each step's committed tokens.
+            num_draft_tokens: rows that the target reads a step, its own last token included; None is the block size.
+            topk: paths that are drafted side by side, and children of each; 1 is a chain.
+            num_steps: depth of the tree at most; None is the number of proposals in a block.
             head: False drafts from the base logits alone.
-            sampled_drafts: False drafts the drafter's most likely tokens at any temperature; the target then draws a
-                token at each position, and a proposal is accepted when it is that token.
 
         Raises:
-            ValueError: a batch, an empty prompt, a negative temperature, or a target that does not fit.
+            ValueError: a batch, an empty prompt, a negative temperature, a tree that cannot be drafted or verified, or
+                a target that does not fit.
         """
         check_request(self, target, input_ids, temperature)
-        run = _Run(self, target, temperature, seed, _warpers(top_k, top_p), sampled_drafts)
+        shape = TreeShape.of(self.domino, num_draft_tokens, topk, num_steps)
+        run = _Run(self, target, temperature, seed, _warpers(top_k, top_p), shape, head)
         stops = stop_ids(target) if stop_token_ids is None else set(stop_token_ids)
         output = SpecOutput(input_ids)
         new: list[int] = []
@@ -103,12 +112,46 @@ class SpecGeneration:
                 streamer.put(torch.tensor(step))
             if stop is not None or len(new) >= max_new_tokens:
                 break
-            step = run.step(head)
+            step = run.step()
             output.acceptance.append(len(step))
         if streamer is not None:
             streamer.end()
         output.sequences = torch.cat([input_ids, input_ids.new_tensor([new])], dim=1)
         return output
+
+
+@dataclass(frozen=True)
+class TreeShape:
+    """Of the trees of one request, under SGLang's names for them.
+
+    Attributes:
+        num_draft_tokens: rows of a tree at most, its root included.
+        topk: paths side by side, and children of each.
+        num_steps: greatest depth.
+    """
+
+    num_draft_tokens: int
+    topk: int
+    num_steps: int
+
+    @classmethod
+    def of(cls, config: DominoConfig, num_draft_tokens: int | None, topk: int, num_steps: int | None) -> TreeShape:
+        """The shape in force, for a drafter.
+
+        Raises:
+            ValueError: a number is out of range.
+        """
+        shape = cls(
+            config.block_size if num_draft_tokens is None else num_draft_tokens,
+            topk,
+            config.S if num_steps is None else num_steps,
+        )
+        for name, value, most in (("topk", topk, config.V), ("num_steps", shape.num_steps, config.S)):
+            if not 1 <= value <= most:
+                raise ValueError(f"{name} is {value}, expected 1 to {most}")
+        if shape.num_draft_tokens < 1:
+            raise ValueError(f"num_draft_tokens is {num_draft_tokens}, expected 1 (no proposal) or more")
+        return shape
 
 
 class _Run:
@@ -121,16 +164,15 @@ class _Run:
         temperature: float,
         seed: int,
         warp: LogitsProcessorList,
-        sampled_drafts: bool,
+        shape: TreeShape,
+        head: bool,
     ):
-        self.drafter, self.target, self.warp, self.seed = drafter, target, warp, seed
+        self.drafter, self.target, self.warp, self.shape, self.head = drafter, target, warp, shape, head
         self.embedding = cast(torch.Tensor, target.get_input_embeddings().weight)
         self.lm_head = cast(torch.Tensor, target.get_output_embeddings().weight)
         self.layers = [layer + 1 for layer in drafter.domino.target_layer_ids]
         self.device = self.embedding.device
-        self.temperature = torch.tensor([temperature], dtype=torch.float32, device=self.device)
-        self.greedy = temperature == 0
-        self.sampled_drafts = sampled_drafts and not self.greedy
+        self.temperature, self.seed = temperature, torch.tensor([seed], device=self.device)
         self.cache = DynamicCache(config=target.config)
         self.context: list[KeyValue] = []
         self.committed = 0
@@ -138,59 +180,80 @@ class _Run:
 
     def prefill(self, input_ids: torch.Tensor) -> int:
         """Read the prompt; returns the first new token."""
-        logits, features = self._run_target(input_ids.to(self.device))
+        input_ids = input_ids.to(self.device)
+        logits, features = self._run_target(input_ids, None, None)
         self._commit(features)
-        # The position before the first block's, because one counter must not serve two draws.
-        self.bonus = self._choose(logits[:, -1:], self.committed - 1)[0]
+        self.bonus = self._choose(logits[:, -1:], torch.tensor([[-1]], device=self.device))[0]
         return int(self.bonus)
 
-    def step(self, head: bool) -> list[int]:
+    def step(self) -> list[int]:
         """One draft and verify step; returns the committed tokens, the new bonus last."""
-        sampling = self._sampling(self.committed) if self.sampled_drafts else None
+        tree = self._draft()
+        positions, mask = self.committed + tree.depth, None
+        if self.shape.topk > 1:
+            mask = self._mask(tree)
+        logits, features = self._run_target(tree.tokens[None], positions[None], mask)
+        found = walk(tree, self._choose(logits, tree.depth[None])[0], self.shape.num_steps)
+        length = int(found.commit_len)
+        kept = found.rows[0, :length]
+        keep_rows(self.cache, self.committed, kept)
+        self._commit(features[:, kept])
+        self.bonus = found.bonus
+        return found.tokens[0, :length].tolist()
+
+    def _draft(self) -> DraftTree:
         position = torch.tensor([self.committed], device=self.device)
-        draft, base_logits = self.drafter.propose(
-            self.bonus,
-            position,
-            self.context,
+        z, base_logits = self.drafter.read_block(
+            self.bonus, position, self.context, embedding=self.embedding, lm_head=self.lm_head
+        )
+        candidates = draft_tree(
+            self.drafter.head_weights(),
+            z=z,
+            base_logits=base_logits,
+            bonus_tokens=self.bonus,
             embedding=self.embedding,
-            lm_head=self.lm_head,
-            sampling=sampling,
-            head=head,
+            pure_draft_prefix_len=self.drafter.domino.pure_draft_prefix_len,
+            beam=self.shape.topk,
+            children=self.shape.topk,
+            depth=self.shape.num_steps,
+            noise=self._noise(self.temperature) if self.temperature > 0 else None,
+            head=self.head,
         )
-        block = torch.cat([self.bonus[:, None], draft.tokens], dim=1)
-        logits, features = self._run_target(block)
-        if sampling is None:
-            accepted = accept_greedy(draft.tokens, self._choose(logits, self.committed))
-        else:
-            rows = DraftRows(base_logits, self.drafter.head_weights().w2, draft, sampling)
-            accepted = accept_sampled(self._distribution(logits), draft.tokens, draft.log_q, rows, sampling)
-        kept = int(accepted.accept_len)
-        self._commit(features[:, : kept + 1])
-        self._forget(self.drafter.domino.S - kept)
-        self.bonus = accepted.bonus
-        return [*draft.tokens[0, :kept].tolist(), int(self.bonus)]
+        return select(candidates, self.bonus, min(self.shape.num_draft_tokens, candidates.number + 1))
 
-    def _choose(self, logits: torch.Tensor, position: int) -> torch.Tensor:
+    def _mask(self, tree: DraftTree) -> torch.Tensor:
+        """``[1, 1, T, committed + T]``, added to attention scores: a node sees the context and its ancestors."""
+        dtype = self.embedding.dtype
+        sees = torch.zeros(tree.total, tree.total, dtype=torch.bool, device=self.device)
+        sees.scatter_(1, tree.ancestors(self.shape.num_steps), True)
+        block = torch.zeros(sees.shape, dtype=dtype, device=self.device).masked_fill_(~sees, torch.finfo(dtype).min)
+        return F.pad(block, (self.committed, 0))[None, None]
+
+    def _choose(self, logits: torch.Tensor, ahead: torch.Tensor) -> torch.Tensor:
         """The target's own token behind each of ``logits`` ``[1, n, V]``: int64 ``[1, n]``."""
-        if self.greedy:
+        if self.temperature == 0:
             return logits.argmax(-1)
-        places = torch.arange(logits.shape[1], device=self.device)
-        return race(self._distribution(logits)[0], self._sampling(position), places)[None]
+        scores = self.warp(None, logits[0].float() / self.temperature)  # type: ignore[arg-type]
+        columns = torch.arange(scores.shape[-1], device=self.device)
+        return (scores + self._noise(1.0).scaled(ahead, columns)).argmax(-1)
 
-    def _sampling(self, position: int) -> DraftSampling:
-        return DraftSampling(
-            temperature=self.temperature,
-            seed=torch.tensor([self.seed], device=self.device),
-            position=torch.tensor([position], device=self.device),
+    def _noise(self, temperature: float) -> SharedNoise:
+        device = self.device
+        return SharedNoise(
+            torch.tensor([temperature], device=device), self.seed, torch.tensor([self.committed], device=device)
         )
 
-    def _distribution(self, logits: torch.Tensor) -> torch.Tensor:
-        """float32 ``[1, n, V]``, as plain sampling would use it."""
-        scores = logits[0].float() / self.temperature
-        return torch.softmax(self.warp(None, scores), dim=-1)[None]  # type: ignore[arg-type]
-
-    def _run_target(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        output = self.target(ids, past_key_values=self.cache, use_cache=True, output_hidden_states=True)
+    def _run_target(
+        self, ids: torch.Tensor, positions: torch.Tensor | None, mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        output = self.target(
+            ids,
+            position_ids=positions,
+            attention_mask=mask,
+            past_key_values=self.cache,
+            use_cache=True,
+            output_hidden_states=True,
+        )
         features = torch.cat([output.hidden_states[layer] for layer in self.layers], dim=-1)
         return output.logits, features
 
@@ -206,9 +269,27 @@ class _Run:
         self.context = fresh
         self.committed += count
 
-    def _forget(self, rejected: int) -> None:
-        if rejected:
-            self.cache.crop(-rejected)
+
+def keep_rows(cache: DynamicCache, committed: int, rows: torch.Tensor) -> None:
+    """Of what a target has read behind ``committed`` tokens, keep these rows, int64 ``[n]``, rising.
+
+    Raises:
+        ValueError: a layer's cache cannot give up what lies in between.
+    """
+    read = cache.get_seq_length() - committed
+    if torch.equal(rows, torch.arange(len(rows), device=rows.device)):
+        if len(rows) < read:
+            cache.crop(len(rows) - read)
+        return
+    for layer in cache.layers:
+        if type(layer) is not DynamicLayer:
+            raise ValueError(
+                f"the target keeps a {type(layer).__name__}, which cannot give up the branches of a tree; pass topk=1"
+            )
+        for name in ("keys", "values"):
+            held = getattr(layer, name)
+            moved = held[:, :, committed:].index_select(2, rows)
+            setattr(layer, name, torch.cat([held[:, :, :committed], moved], 2))
 
 
 def check_request(drafter: DominoDraftModel, target: PreTrainedModel, input_ids: torch.Tensor, temperature: float):

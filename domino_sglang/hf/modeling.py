@@ -160,12 +160,9 @@ class DominoDraftModel(SpecGeneration, PreTrainedModel):
         Returns:
             The draft, and the base logits ``[B, S, V]`` it was made from.
         """
-        offsets = torch.arange(self.domino.block_size, device=positions.device)
-        block = nn.functional.embedding(self.block_ids(bonus_tokens), embedding)
-        z = self(block, positions[:, None] + offsets, context, attend)
-        # Contiguous: of a strided batch PyTorch would read the LM head anew for every request.
-        z = z[:, self.domino.first_row : self.domino.first_row + self.domino.S].contiguous()
-        base_logits = nn.functional.linear(z.to(lm_head.dtype), lm_head)
+        z, base_logits = self.read_block(
+            bonus_tokens, positions, context, embedding=embedding, lm_head=lm_head, attend=attend
+        )
         draft = rollout(
             self.head_weights(),
             z=z,
@@ -176,3 +173,32 @@ class DominoDraftModel(SpecGeneration, PreTrainedModel):
             sampling=sampling,
         )
         return draft, base_logits
+
+    def read_block(
+        self,
+        bonus_tokens: torch.Tensor,
+        positions: torch.Tensor,
+        context: Sequence[KeyValue],
+        *,
+        embedding: torch.Tensor,
+        lm_head: torch.Tensor,
+        attend: Attend = attend_all,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """One pass of the backbone: what the head drafts from.
+
+        Args:
+            bonus_tokens: int64 ``[B]``, x0.
+            positions: int64 ``[B]``, absolute position of x0.
+            context: keys and values of the tokens before x0.
+            embedding, lm_head: ``[V, H]``, the target's.
+            attend: as in :meth:`forward`; a padded batch needs a mask.
+
+        Returns:
+            Hidden states ``[B, S, H]`` and base logits ``[B, S, V]`` of the proposals.
+        """
+        offsets = torch.arange(self.domino.block_size, device=positions.device)
+        block = nn.functional.embedding(self.block_ids(bonus_tokens), embedding)
+        z = self(block, positions[:, None] + offsets, context, attend)
+        # Contiguous: of a strided batch PyTorch would read the LM head anew for every request.
+        z = z[:, self.domino.first_row : self.domino.first_row + self.domino.S].contiguous()
+        return z, nn.functional.linear(z.to(lm_head.dtype), lm_head)

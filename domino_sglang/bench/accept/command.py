@@ -1,4 +1,4 @@
-"""``domino-sglang bench accept``: acceptance length by workload, temperature, head and drafting, without a server."""
+"""``domino-sglang bench accept``: tokens a step against verified tokens, of chains and trees, without a server."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import argparse
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from domino_sglang.bench.accept.rows import AcceptRow, AcceptSettings
+if TYPE_CHECKING:
+    from domino_sglang.bench.accept.replay import Text
+
+from domino_sglang.bench.accept.rows import AcceptRow, AcceptSettings, Way
 from domino_sglang.bench.common import rows
-from domino_sglang.bench.common.arms import PLAIN
 from domino_sglang.bench.common.prompt_options import add_prompt_arguments, prompts_by_workload
 from domino_sglang.bench.common.server_options import add_model_arguments, drafter_folder, dtype, target_path
 from domino_sglang.measure.provenance import results_folder
@@ -30,7 +33,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--temperature", type=float, nargs="+", default=[0.0, 0.6, 1.0], help="0 is greedy")
     what.add_argument("--num-prompts", type=int, default=8, help="of each workload")
     what.add_argument("--max-tokens", type=int, default=64, help="longest answer, in tokens")
-    what.add_argument("--no-plain", action="store_true", help="no plain decoding beside it, and so no speedup")
+    what.add_argument(
+        "--proposals",
+        type=float,
+        nargs="+",
+        default=[1, 2, 3, 5, 7, 15, 31],
+        help="verified a step and request, on average (default: %(default)s)",
+    )
+    what.add_argument(
+        "--topk", type=int, default=4, help="paths of a tree side by side, and children of each (default %(default)s)"
+    )
     what.add_argument("--seed", type=int, default=0, help="of sampling")
     what.add_argument("--out", type=Path, help="folder of the report (default: under benchmarks/results)")
 
@@ -41,7 +53,9 @@ def run(args: argparse.Namespace) -> int:
 
     prompts, drafter = prompts_by_workload(args), drafter_folder(args)
     out = results_folder("accept", args.out)
-    settings = AcceptSettings([*prompts], args.temperature, args.num_prompts, args.max_tokens, args.seed)
+    settings = AcceptSettings(
+        [*prompts], args.temperature, args.proposals, args.topk, args.num_prompts, args.max_tokens, args.seed
+    )
     rows.begin(out / "rows.jsonl", settings)
     status = 0
     bench = Bench(target_path(args), drafter, dtype(args, torch.cuda.is_available()))
@@ -73,36 +87,49 @@ class Bench:
         self.stops = stop_ids(self.target)
 
     def rows(self, args: argparse.Namespace, prompts: dict[str, tuple[Prompt, ...]]) -> Iterator[AcceptRow]:
-        """Every way of drafting in turn at each prompt, so that an interruption leaves a fair part."""
-        from domino_sglang.bench.accept.offline import GREEDY, SAMPLED, Drafting, decode, decode_plainly
+        """One temperature after the other: the target's texts, then every way of drafting them."""
+        from domino_sglang.bench.accept.replay import Drafts, Shape, replay
+
+        for temperature in args.temperature:
+            texts = [*self._texts(args, prompts, temperature)]
+            owners, said = [(workload, number) for workload, number, _ in texts], [text for _, _, text in texts]
+            tokens = sum(len(text.tokens) - 1 - text.prompt for text in said)
+            for topk, head in ((1, False), (1, True), (args.topk, False), (args.topk, True)):
+                drafts = Drafts(self.drafter, self.target, Shape(topk, head))
+                ways = [Way(topk, head, ragged) for ragged in ((False, True) if head else (False,))]
+                work = [(way, proposals) for way in ways for proposals in args.proposals]
+                with tqdm(total=tokens * len(work), desc=f"{ways[0].name} at {temperature:g}", unit="token") as bar:
+                    for way, proposals in work:
+                        found = (
+                            replay(said, drafts, proposals, bar.update)
+                            if way.ragged
+                            else [replay([text], drafts, proposals, bar.update)[0] for text in said]
+                        )
+                        for (workload, number), committed in zip(owners, found, strict=True):
+                            yield AcceptRow(workload, number, temperature, way, proposals, committed)
+
+    def _texts(
+        self, args: argparse.Namespace, prompts: dict[str, tuple[Prompt, ...]], temperature: float
+    ) -> Iterator[tuple[str, int, Text]]:
+        from domino_sglang.bench.accept.replay import write_text
 
         work = [
-            (workload, number, prompt, temperature)
+            (workload, number, prompt)
             for number in range(args.num_prompts)
             for workload, choice in prompts.items()
             for prompt in take(choice, 1, number)
-            for temperature in args.temperature
         ]
-        for workload, number, prompt, temperature in tqdm(work, desc="acceptance", unit="prompt"):
-            ids = self._ids(prompt)
-            options = {
-                "temperature": temperature,
-                "max_new_tokens": args.max_tokens,
-                "stops": self.stops,
-                "seed": args.seed + number,
-            }
-            if not args.no_plain:
-                trace = decode_plainly(self.target, ids, **options)
-                count = len(trace.tokens) - 1
-                yield AcceptRow(workload, number, temperature, PLAIN, "", [], count, trace.seconds)
-            for drafts in (SAMPLED, GREEDY) if temperature > 0 else (GREEDY,):
-                for head in (False, True):
-                    drafting = Drafting(head, drafts)
-                    trace = decode(self.drafter, self.target, ids, drafting, **options)
-                    count = len(trace.tokens) - 1
-                    yield AcceptRow(
-                        workload, number, temperature, drafting.arm, drafts, trace.accepted, count, trace.seconds
-                    )
+        for workload, number, prompt in tqdm(work, desc=f"texts at {temperature:g}", unit="prompt"):
+            text = write_text(
+                self.drafter,
+                self.target,
+                self._ids(prompt),
+                temperature=temperature,
+                seed=args.seed + number,
+                max_new_tokens=args.max_tokens,
+                stops=self.stops,
+            )
+            yield workload, number, text
 
     def _ids(self, prompt: Prompt):
         messages = [dict(message) for message in prompt.messages]

@@ -1,4 +1,4 @@
-"""Acceptance as a table like the paper's Table 1, and as curves over the block."""
+"""Tokens a step against verified tokens, as tables and as a picture."""
 
 from __future__ import annotations
 
@@ -6,25 +6,23 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from domino_sglang.bench.accept.rows import AcceptRow, AcceptSettings
+from domino_sglang.bench.accept.rows import AcceptRow, AcceptSettings, Way
 from domino_sglang.bench.common import rows
-from domino_sglang.bench.common.arms import PLAIN
 from domino_sglang.bench.sweep.plots import COLOURS, pyplot
 from domino_sglang.measure import tables
 from domino_sglang.measure.tables import number
 
-Way = tuple[str, str]  # arm, drafts
 AVERAGE = "mean"
 
 
 class AcceptData:
-    """Rows of one run, by workload, temperature and way of drafting."""
+    """Rows of one run, by workload, temperature, way of drafting and number of proposals."""
 
     def __init__(self, head: rows.Head[AcceptSettings], found: Sequence[AcceptRow]):
         self.head, self.settings = head, head.settings
-        self._rows: dict[tuple[str, float, Way], list[AcceptRow]] = defaultdict(list)
+        self._rows: dict[tuple[str, float, Way, float], list[AcceptRow]] = defaultdict(list)
         for row in found:
-            self._rows[row.workload, row.temperature, (row.arm, row.drafts)].append(row)
+            self._rows[row.workload, row.temperature, row.way, row.proposals].append(row)
 
     @classmethod
     def read(cls, folder: Path) -> AcceptData:
@@ -32,123 +30,92 @@ class AcceptData:
         return cls(head, found)
 
     def ways(self, temperature: float) -> list[Way]:
-        """Ways of drafting at a temperature, base before DOMINO, greedy drafts before sampled."""
-        found = {way for _, t, way in self._rows if t == temperature and way[0] != PLAIN}
-        return sorted(found, key=lambda way: (way[0] != "base", way[1] != "greedy"))
+        """Ways of drafting at a temperature: chains before trees, without the head before with it."""
+        found = {way for _, t, way, _ in self._rows if t == temperature}
+        return sorted(found, key=lambda way: (way.topk > 1, way.head, way.ragged))
 
-    def steps(self, workload: str, temperature: float, way: Way) -> list[int]:
-        """Accepted proposals of every verify step."""
-        return [n for row in self._rows[workload, temperature, way] for n in row.accepted]
-
-    def length(self, workload: str, temperature: float, way: Way) -> float | None:
+    def length(self, workload: str, temperature: float, way: Way, proposals: float) -> float | None:
         """Committed tokens per verify step, bonus included; of ``mean``, the mean over workloads."""
         if workload == AVERAGE:
-            lengths = [self.length(name, temperature, way) for name in self.settings.workloads]
+            lengths = [self.length(name, temperature, way, proposals) for name in self.settings.workloads]
             known = [length for length in lengths if length is not None]
             return sum(known) / len(known) if known else None
-        steps = self.steps(workload, temperature, way)
-        return 1 + sum(steps) / len(steps) if steps else None
-
-    def rate(self, workload: str, temperature: float, way: Way) -> float | None:
-        """Tokens/s of the Transformers loop."""
-        found = self._rows[workload, temperature, way]
-        seconds = sum(row.seconds for row in found)
-        return sum(row.tokens for row in found) / seconds if seconds else None
-
-    def speedup(self, workload: str, temperature: float, way: Way) -> float | None:
-        """Tokens/s over plain decoding's in the same loop; of ``mean``, the mean over workloads."""
-        names = self.settings.workloads if workload == AVERAGE else [workload]
-        ratios = []
-        for name in names:
-            rate = self.rate(name, temperature, way)
-            plain = self.rate(name, temperature, (PLAIN, ""))
-            if rate and plain:
-                ratios.append(rate / plain)
-        return sum(ratios) / len(ratios) if ratios else None
-
-    def by_position(self, temperature: float, way: Way) -> list[float]:
-        """Share of verify steps that accept proposal 1, 2, ..., over all workloads."""
-        steps = [n for name in self.settings.workloads for n in self.steps(name, temperature, way)]
-        size = max((n for _, found in self._rows.items() for row in found for n in row.accepted), default=0)
-        return [sum(n >= j for n in steps) / len(steps) for j in range(1, size + 1)] if steps else []
+        steps = [n for row in self._rows[workload, temperature, way, proposals] for n in row.committed]
+        return sum(steps) / len(steps) if steps else None
 
 
 def write_report(folder: Path) -> Path:
     """Write ``report.md`` and ``acceptance.png`` from ``rows.jsonl``; returns the report's path."""
     data = AcceptData.read(folder)
     s = data.settings
-    workloads = [*s.workloads, AVERAGE]
     lines = [
-        "# Acceptance length, offline",
+        "# Tokens a step against verified tokens, offline",
         "",
         *data.head.markdown(),
-        f"- decoding: Transformers, one request at a time, {s.num_prompts} prompts of each workload, at most "
-        f"{s.max_tokens} tokens an answer; every way of drafting on the same prompts, in turn",
+        f"- texts: the target's own, {s.num_prompts} prompts of each workload ({', '.join(s.workloads)}), at most "
+        f"{s.max_tokens} tokens an answer; every way of drafting on the same texts",
+        f"- trees: {s.topk} paths side by side, {s.topk} children each",
         "",
-        "Each cell: acceptance length (committed tokens per verify step, bonus included), and in brackets the speedup "
-        "over plain decoding in the same loop. `base` is the drafter with its head off. Drafts are `sampled` from the "
-        "drafter's own distribution at the request's temperature, or `greedy` and verified as a point mass.",
+        "Each cell: committed tokens per verify step and request, bonus included; first the mean of the workloads. "
+        "`proposals` are verified a step and request: as many for each, or on average where it says ragged (all "
+        "prompts are then decoded side by side, and the batch's likeliest nodes are verified). Sampled texts share "
+        "their noise with the drafts.",
         "",
     ]
     for temperature in s.temperatures:
-        body = []
-        for way in data.ways(temperature):
-            cells = []
-            for workload in workloads:
-                length, speedup = (f(workload, temperature, way) for f in (data.length, data.speedup))
-                cells.append(number(length, 2) + ("" if speedup is None else f" ({speedup:.2f}x)"))
-            steps = sum(len(data.steps(name, temperature, way)) for name in s.workloads)
-            body.append([way[0], way[1], *cells, str(steps)])
-        name = "Greedy" if temperature == 0 else f"Temperature {temperature:g}"
-        lines += [f"## {name}", "", *tables.markdown(["drafter", "drafts", *workloads, "verify steps"], body)]
-        lines += _positions(data, temperature)
+        ways = data.ways(temperature)
+        if not ways:
+            continue
+        lines += [f"## {_name(temperature)}", "", *_table(data, AVERAGE, temperature, ways)]
+        with_head = [way for way in ways if way.head]
+        for workload in s.workloads:
+            lines += [f"### {_name(temperature)}, {workload}", "", *_table(data, workload, temperature, with_head)]
     if any(data.ways(temperature) for temperature in s.temperatures):
         _plot(data, folder / "acceptance.png")
-        caption = "Share of verify steps that accept proposal 1, 2, ..., over all workloads"
+        caption = "Committed tokens per verify step against verified proposals, mean of the workloads"
         lines += [f"![{caption}](acceptance.png)", "", f"*{caption}.*"]
     report = folder / "report.md"
     report.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     return report
 
 
-def _positions(data: AcceptData, temperature: float) -> list[str]:
-    curves = {way: data.by_position(temperature, way) for way in data.ways(temperature)}
-    size = max((len(curve) for curve in curves.values()), default=0)
-    if not size:
-        return []
-    head = ["accepted, by position", *map(str, range(1, size + 1))]
-    return tables.markdown(
-        head, ([f"{arm}, {drafts}", *(f"{x:.2f}" for x in curve)] for (arm, drafts), curve in curves.items())
-    )
+def _name(temperature: float) -> str:
+    return "Greedy" if temperature == 0 else f"Temperature {temperature:g}"
+
+
+def _table(data: AcceptData, workload: str, temperature: float, ways: Sequence[Way]) -> list[str]:
+    body = [
+        [f"{proposals:g}", *(number(data.length(workload, temperature, way, proposals), 2) for way in ways)]
+        for proposals in data.settings.proposals
+    ]
+    return tables.markdown(["proposals", *(way.name for way in ways)], body)
 
 
 def _plot(data: AcceptData, file: Path) -> None:
     plt = pyplot()
     temperatures = [t for t in data.settings.temperatures if data.ways(t)]
     figure, axes = plt.subplots(
-        1, len(temperatures), figsize=(1.2 + 3.8 * len(temperatures), 3.8), squeeze=False, sharey=True
+        1, len(temperatures), figsize=(1.2 + 3.8 * len(temperatures), 4.0), squeeze=False, sharey=True
     )
     for axis, temperature in zip(axes[0], temperatures, strict=True):
-        for arm, drafts in data.ways(temperature):
-            curve = data.by_position(temperature, (arm, drafts))
-            dashed = drafts == "greedy" and temperature > 0
-            positions = range(1, len(curve) + 1)
-            axis.set_xticks(positions)
+        for way in data.ways(temperature):
             axis.plot(
-                positions,
-                curve,
-                marker="o",
+                data.settings.proposals,
+                [data.length(AVERAGE, temperature, way, proposals) for proposals in data.settings.proposals],
+                marker="o" if way.topk > 1 else "s",
                 markersize=4,
-                color=COLOURS[arm],
-                linestyle="--" if dashed else "-",
-                label=f"{arm}, {drafts} drafts" if temperature > 0 else f"{arm}",
+                color=COLOURS["DOMINO" if way.head else "base"],
+                alpha=1.0 if way.topk > 1 else 0.55,
+                linestyle="--" if way.ragged else "-",
+                label=way.name,
             )
-        axis.set_title("greedy" if temperature == 0 else f"temperature {temperature:g}")
-        axis.set_xlabel("proposal accepted, by position")
-        axis.set_ylim(0, 1)
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(data.settings.proposals, [f"{n:g}" for n in data.settings.proposals])
+        axis.set_title(_name(temperature).lower())
+        axis.set_xlabel("verified proposals a step and request")
         axis.grid(alpha=0.3)
-        axis.legend(frameon=False, fontsize=8)
-    axes[0][0].set_ylabel("share of verify steps")
+    axes[0][0].set_ylabel("committed tokens a step")
+    axes[0][0].legend(frameon=False, fontsize=8)
     figure.tight_layout(rect=(0, 0.06, 1, 1))
     figure.text(0.995, 0.01, data.head.hardware, ha="right", va="bottom", fontsize=7, color="#666666")
     figure.savefig(file, dpi=140)

@@ -162,13 +162,46 @@ def test_backbone_against_a_plain_loop():
 
 @pytest.mark.parametrize("shift_label", [True, False])
 @pytest.mark.parametrize("prefix", [0, 2, 4])
-def test_greedy_equals_generate(shift_label, prefix):
+@pytest.mark.parametrize(("rows", "topk"), [(None, 1), (None, 4), (1, 4), (2, 3), (30, 6)])
+def test_greedy_equals_generate(shift_label, prefix, rows, topk):
     target = make_target()
     drafter = make_drafter(dflash={"shift_label": shift_label, "pure_draft_prefix_len": prefix})
     wanted = target.generate(PROMPT, max_new_tokens=33, do_sample=False)
-    got = drafter.spec_generate(target, PROMPT, max_new_tokens=33)
+    got = drafter.spec_generate(target, PROMPT, max_new_tokens=33, num_draft_tokens=rows, topk=topk)
     assert torch.equal(got.sequences, wanted)
     assert all(1 <= n <= 5 for n in got.acceptance)
+    assert rows != 1 or set(got.acceptance) == {1}
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0])
+def test_a_sampled_text_is_the_targets_and_the_seeds_alone(temperature):
+    """Whatever is drafted and verified, and by whichever drafter: the text of plain decoding with the same noise."""
+    target, texts = make_target(), set()
+    for seed in (1, 2):
+        for drafter in (make_drafter(), make_drafter(dflash={"shift_label": True})):
+            for rows, topk, head in ((1, 1, True), (5, 1, True), (5, 4, True), (20, 3, True), (20, 3, False)):
+                got = drafter.spec_generate(
+                    target, PROMPT, 25, temperature, seed=seed, num_draft_tokens=rows, topk=topk, head=head
+                )
+                texts.add((seed, tuple(got.sequences[0].tolist())))
+    assert {seed for seed, _ in texts} == {1, 2} and len(texts) == 2
+
+
+def test_a_branch_behind_the_first_is_committed_with_its_own_features():
+    """A tree finds the target's text where its best path is wrong, and goes on as if that path had been the first."""
+    target, drafter = make_target(), make_drafter()
+    chain = drafter.spec_generate(target, PROMPT, 40, topk=1)
+    tree = drafter.spec_generate(target, PROMPT, 40, topk=8, num_draft_tokens=33)
+    assert torch.equal(tree.sequences, chain.sequences)
+    assert tree.acceptance_length > chain.acceptance_length + 0.05
+
+
+@pytest.mark.parametrize(
+    "option", [{"topk": 0}, {"topk": 10**6}, {"num_steps": 0}, {"num_steps": 5}, {"num_draft_tokens": 0}]
+)
+def test_trees_that_cannot_be_are_refused(option):
+    with pytest.raises(ValueError, match=f"{next(iter(option))} is {next(iter(option.values()))}, expected 1"):
+        make_drafter().spec_generate(make_target(), PROMPT, **option)
 
 
 def test_a_perfect_draft_is_accepted_whole():
@@ -177,10 +210,9 @@ def test_a_perfect_draft_is_accepted_whole():
     with torch.no_grad():
         target.lm_head.weight.zero_()
         target.lm_head.weight[7] = 0.0
-    got = make_drafter().spec_generate(target, PROMPT, max_new_tokens=21)
     # All logits tie at zero, and ties go to token 0 on both sides unless the head speaks; then it is rejected.
     drafter = make_drafter(dflash={"pure_draft_prefix_len": 4})
-    got = drafter.spec_generate(target, PROMPT, max_new_tokens=21)
+    got = drafter.spec_generate(target, PROMPT, max_new_tokens=21, topk=1)
     assert got.acceptance == [5, 5, 5, 5] and got.acceptance_length == 5.0
 
 

@@ -45,9 +45,9 @@ def log_p(case: dict, request: int, path: tuple[int, ...], noise: SharedNoise | 
     logits = case["base_logits"][request, j]
     if head and j >= case["pure_draft_prefix_len"]:
         logits = logits + weights.w2 @ F.silu(weights.w1 @ torch.cat([case["z"][request, j], state[0]]))
-    if noise is not None and float(noise.temperature[request]) > 0:
+    if noise is not None:
         g = gumbel(noise.seed[request], noise.position[request] + j, torch.arange(V))
-        logits = logits / noise.temperature[request] + g
+        logits = logits + noise.temperature[request] * g
     return logits.double().log_softmax(-1)
 
 
