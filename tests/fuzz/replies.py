@@ -112,7 +112,7 @@ def _native(answer: Json) -> Json:
 
 def _openai(call: Call, choice: Json) -> Json:
     said = choice["message"] if call.path == CHAT else {"text": choice["text"]}
-    said = {name: value for name, value in said.items() if name != "tool_calls"}
+    said = {"text" if name == "content" else name: value for name, value in said.items() if name != "tool_calls"}
     kept = ("finish_reason", "matched_stop")
     return {**said, **{name: choice.get(name) for name in kept}, "logprobs": _numbers(choice.get("logprobs"))}
 
