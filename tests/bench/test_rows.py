@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from domino_sglang.bench.accept.report import AcceptData
-from domino_sglang.bench.accept.rows import AcceptRow, AcceptSettings
+from domino_sglang.bench.accept.rows import AcceptRow, AcceptSettings, Way
 from domino_sglang.bench.common import rows
 from domino_sglang.bench.soak.rows import Soak, SoakRow, SoakSettings
 from domino_sglang.bench.sweep.report_data import SweepData
@@ -24,7 +24,7 @@ POINT = PointRow(
     errors=["a line\u2028that str.splitlines would end here", "größer"],
 )
 CROSS = CrossCheckRow("DOMINO", "chat", 0.0, 2, [1.0], [], math.nan, False, error="no server")
-ACCEPT = AcceptRow("chat", 3, 0.6, "DOMINO", "greedy", [0, 3, 1], 8, 1.25)
+ACCEPT = AcceptRow("chat", 3, 0.6, Way(8, True, False), 7.5, [1, 4, 2])
 ALL = [POINT, CrashRow("base", "chat", "out of memory"), CROSS]
 
 
@@ -113,7 +113,7 @@ def test_a_file_without_its_head_is_refused(tmp_path):
 
 
 def test_a_new_kind_of_head_needs_only_its_settings(tmp_path):
-    settings = AcceptSettings(["chat"], [0.0], 4, 16, 0)
+    settings = AcceptSettings(["chat"], [0.0], [7.0], 1, 4, 16, 0)
     rows.begin(tmp_path / "rows.jsonl", settings)
     head, found = rows.read_run(tmp_path / "rows.jsonl", AcceptSettings, AcceptRow)
     assert head.settings == settings and found == []
@@ -125,6 +125,8 @@ def test_what_the_project_has_published_can_be_read(folder):
     first, second, *_ = (json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines())
     if first.get("kind") != "provenance":
         assert "arm" in first, "an ablation's rows are the training's own"
+    elif second["kind"] == "acceptance" and "arm" in second:
+        assert "way" not in second, "rows from before trees have no reader any more"
     elif second["kind"] == "acceptance":
         assert AcceptData.read(folder).settings.workloads
     elif second["kind"] == "soak":
