@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.fuzz.arms import draw_flags
-from tests.fuzz.calls import GENERATE, Call
+from tests.fuzz.calls import CHAT, COMPLETION, GENERATE, WHOLE, Call
 from tests.fuzz.campaign import ENDED, Search
 from tests.fuzz.hostile import HOSTILE
 from tests.fuzz.hunting import Findings, Found
@@ -116,8 +116,7 @@ def test_another_text_is_found_and_made_small(search):
     flags, *calls = failure.shown
     assert flags == "flags: --some-flag"
     assert len(calls) == 1 and calls[0].startswith("curl ")
-    body = json.loads(calls[0].split(" -d ")[1].strip("'"))
-    assert sampling(body).keys() - {"temperature", "max_new_tokens", "max_tokens"} <= {"stop", "model", "prompt"}
+    assert failure.features - {CHAT, COMPLETION, GENERATE, WHOLE} == {"stop"}
 
 
 def test_a_refusal_where_plain_decoding_serves(search):
