@@ -35,19 +35,14 @@ class WorkloadError(UserError, ValueError):
 
 @dataclass(frozen=True)
 class Prompt:
-    """One conversation to be continued, and the workload it belongs to.
-
-    Attributes:
-        language: of the project's own chat prompts (``en``, ``de``, ...); empty where nobody said.
-    """
+    """One conversation to be continued, and the workload it belongs to."""
 
     workload: str
     messages: tuple[Message, ...]
-    language: str = ""
 
     @classmethod
-    def of(cls, workload: str, text: str, language: str = "") -> Prompt:
-        return cls(workload, ({"role": "user", "content": text},), language)
+    def of(cls, workload: str, text: str) -> Prompt:
+        return cls(workload, ({"role": "user", "content": text},))
 
     @property
     def text(self) -> str:
@@ -109,7 +104,7 @@ def chat() -> tuple[Prompt, ...]:
         seen[row["language"]] += 1
     others = [row for *_, row in sorted(turns, key=lambda turn: turn[:2])]
     merged = [row for pair in itertools.zip_longest(english, others) for row in pair if row is not None]
-    return tuple(Prompt.of("chat", row["prompt"], row["language"]) for row in merged)
+    return tuple(Prompt.of("chat", row["prompt"]) for row in merged)
 
 
 def long(characters: int = LONG_CHARACTERS) -> tuple[Prompt, ...]:

@@ -50,7 +50,15 @@ def test_one_other_token_fails_and_is_shown(tmp_path):
         (difference,) = row.differences
         assert (difference.prompt, difference.position) == ("chat 1", 3)
         assert difference.domino == difference.plain + 1 and difference.gaps == {"AR": 1.0, "DOMINO": 1.0}
-    assert "# Greedy exactness: 2 answers differ" in (tmp_path / "report.md").read_text()
+    assert "# Greedy exactness: 2 answers differ in 2 passes" in (tmp_path / "report.md").read_text()
+
+
+def test_a_server_that_dies_leaves_what_was_measured(tmp_path, caplog):
+    plain, domino = FakeServer(Behaviour(tokens=4)), FakeServer(Behaviour(tokens=4, answers_until_death=4))
+    with plain, domino:
+        assert run(tmp_path, *urls(plain, domino), "--concurrency", "1") == 1
+    assert "answered with status 500" in caplog.text
+    assert "# Greedy exactness: all tokens identical in 1 of 2 passes" in (tmp_path / "report.md").read_text()
 
 
 def test_a_server_of_another_name_is_refused(tmp_path):

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 from tqdm import tqdm
 
 from domino_sglang.bench.common import rows, server_metrics
@@ -22,14 +23,13 @@ from domino_sglang.bench.common.prompt_options import add_prompt_arguments, prom
 from domino_sglang.bench.common.server_options import add_server_arguments, common_flags, drafter_folder
 from domino_sglang.bench.exactness.compare import compare
 from domino_sglang.bench.exactness.report import write_report
-from domino_sglang.bench.exactness.rows import ExactnessSettings, PassRow, PlainRow
+from domino_sglang.bench.exactness.rows import CACHES, ExactnessSettings, PassRow, PlainRow
 from domino_sglang.measure.client import Client
 from domino_sglang.measure.provenance import results_folder, without_folders
 from domino_sglang.measure.workloads import Prompt
 
 logger = logging.getLogger(__name__)
 
-CACHES = ("cold", "warm")
 INTERRUPTED = 130
 
 
@@ -63,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
         settings = ExactnessSettings(
             servers={arm.name: without_folders(arm.url or shlex.join(arm.flags)) for arm in arms.values()},
             prompts={name: len(found) for name, found in prompts.items()},
+            concurrencies=args.concurrency,
             max_tokens=args.max_tokens,
         )
         rows.begin(out / "rows.jsonl", settings)
@@ -76,6 +77,9 @@ def run(args: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             logger.warning("Interrupted: keeping what was measured.")
             status = INTERRUPTED
+        except httpx.HTTPError as error:
+            logger.error("A server gave no answer, what was measured is kept: %s", error)
+            status = 1
     logger.info("%s", write_report(out))
     return status
 

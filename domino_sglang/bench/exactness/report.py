@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from domino_sglang.bench.common import rows
-from domino_sglang.bench.exactness.rows import ExactnessSettings, PassRow, PlainRow
+from domino_sglang.bench.exactness.rows import CACHES, ExactnessSettings, PassRow, PlainRow
 from domino_sglang.measure import tables
 from domino_sglang.measure.tables import number
 
@@ -36,7 +36,7 @@ def write_report(folder: Path) -> Path:
     ]
     prompts = ", ".join(f"{count} {workload}" for workload, count in head.settings.prompts.items())
     lines = [
-        f"# Greedy exactness: {_verdict(passes)}",
+        f"# Greedy exactness: {_verdict(passes, len(CACHES) * len(head.settings.concurrencies))}",
         "",
         *head.markdown(),
         f"- asked: {prompts}; at most {head.settings.max_tokens} tokens an answer",
@@ -50,8 +50,9 @@ def write_report(folder: Path) -> Path:
     return report
 
 
-def _verdict(passes: list[PassRow]) -> str:
+def _verdict(passes: list[PassRow], planned: int) -> str:
     different = sum(len(row.differences) for row in passes)
     if not passes:
         return "nothing was compared"
-    return f"{different} answers differ" if different else f"all tokens identical in {len(passes)} passes"
+    where = f"{len(passes)} passes" if len(passes) == planned else f"{len(passes)} of {planned} passes"
+    return f"{different} answers differ in {where}" if different else f"all tokens identical in {where}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+CACHES = ("cold", "warm")
+
 
 @dataclass(frozen=True)
 class ExactnessSettings:
@@ -12,6 +14,7 @@ class ExactnessSettings:
 
     servers: dict[str, str]
     prompts: dict[str, int]
+    concurrencies: list[int]
     max_tokens: int
 
 
