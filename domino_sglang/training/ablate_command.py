@@ -10,6 +10,7 @@ from pathlib import Path
 from domino_sglang.measure.environment import hardware
 from domino_sglang.measure.provenance import RESULTS, slug
 from domino_sglang.training.options import add_recipe_arguments, load_recipe, load_target
+from domino_sglang.training.record import settle_data
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     """Train and measure every arm for every seed.
 
     Raises:
-        RecipeError: no such recipe or field, or the study has no such run.
+        RecipeError: no such recipe or field, the study has no such run, or the data or rows are another recipe's.
     """
     from domino_sglang.training.evaluation.ablation import head_size_study, run_ablation, training_study
 
@@ -36,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
     study = {"ablation": training_study, "head-size": head_size_study}[args.study](recipe)
     if args.runs:
         study = study.only(args.runs)
+    settle_data(recipe)
     target, _ = load_target(recipe, not args.no_progress)
     folder = Path(args.out or RESULTS / f"{date.today():%Y-%m-%d}-{slug(hardware())}-{args.study}")
     logger.info("results in %s", run_ablation(recipe, target, folder, study, args.seeds, not args.no_progress))

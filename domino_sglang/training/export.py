@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 import yaml
+from huggingface_hub import ModelCard, ModelCardData
+from pydantic import TypeAdapter
 
 from domino_sglang.errors import UserError
 from domino_sglang.hf import DominoDraftModel
@@ -17,6 +19,7 @@ from domino_sglang.training.evaluation.workloads import WORKLOADS
 from domino_sglang.training.loop.dataset import load_split
 from domino_sglang.training.loop.drafter import PACKAGED
 from domino_sglang.training.recipe import DrafterRecipe, Recipe, TrainRecipe
+from domino_sglang.training.record import check_run
 
 
 def checkpoint_folder(recipe: Recipe) -> Path:
@@ -37,13 +40,15 @@ def export_drafter(recipe: Recipe, folder: Path, dtype: torch.dtype = torch.bflo
 
     Raises:
         UserError: the run has no checkpoint yet.
+        RecipeError: the run was made with another recipe, which the card would not tell.
     """
     source = checkpoint_folder(recipe)
+    check_run(Path(recipe.work_dir), recipe)
     staged = folder.with_name(folder.name + ".part")
     shutil.rmtree(staged, ignore_errors=True)
     drafter = DominoDraftModel.from_pretrained(source, dtype=dtype)
     drafter.save_pretrained(staged)
-    (staged / "README.md").write_text(model_card(recipe, source))
+    model_card(recipe, source).save(staged / "README.md")
     for file in staged.iterdir():
         file.chmod(0o644)  # safetensors writes for the owner alone; a package is read by everybody
     shutil.rmtree(folder, ignore_errors=True)
@@ -51,8 +56,8 @@ def export_drafter(recipe: Recipe, folder: Path, dtype: torch.dtype = torch.bflo
     return folder
 
 
-def model_card(recipe: Recipe, checkpoint: Path) -> str:
-    """Markdown from what the run left behind: nothing in it is typed by hand."""
+def model_card(recipe: Recipe, checkpoint: Path) -> ModelCard:
+    """From what the run left behind: nothing in it is typed by hand."""
     run = Path(recipe.work_dir)
     note = checkpoint / "acceptance.json"
     best: dict[str, Any] = json.loads(note.read_text()) if note.is_file() else {}
@@ -65,10 +70,11 @@ def model_card(recipe: Recipe, checkpoint: Path) -> str:
     kinds = "\n".join(f"| {kind} | {value:.2f} |" for kind, value in best.get("by_kind", {}).items())
     measured = _workload_table(checkpoint / WORKLOADS)
     positions = ", ".join(f"{value:.2f}" for value in best.get("by_position", []))
-    return f"""---
-license: apache-2.0
-library_name: transformers
-tags: [speculative-decoding, domino, sglang]
+    about = ModelCardData(
+        license="apache-2.0", library_name="transformers", tags=["speculative-decoding", "domino", "sglang"]
+    )
+    return ModelCard(f"""---
+{about.to_yaml()}
 ---
 # Domino drafter for {"SmolLM2-135M-Instruct" if recipe.target == "demo" else recipe.target}
 
@@ -82,8 +88,8 @@ responses; {recipe.data.greedy_share:.0%} of them greedy, the rest at temperatur
 prompts and the evaluation's maths problems are excluded by text.
 
 ## Training
-{"Teacher forcing" if train.method == "tf" else "Training-time test"}, lambda {train.lambda_start} falling to 0 over \
-{train.lambda_decay_ratio:.0%} of the steps, gamma {train.gamma}, AdamW {train.learning_rate}, \
+{"Teacher forcing" if train.method == "tf" else "Training-time test"}, {_curriculum(train)}, \
+gamma {train.gamma}, AdamW {train.learning_rate}, \
 {train.batch_sequences} sequences of {train.anchors_per_sequence} anchors a step.{_extras(train)}\
 {_start(shape)} \
 This checkpoint: step {best.get("step", "?")} of {train.steps}.
@@ -117,7 +123,13 @@ with this recipe:
 ```yaml
 {yaml.safe_dump(_plain(recipe), sort_keys=False).strip()}
 ```
-"""
+""")
+
+
+def _curriculum(train: TrainRecipe) -> str:
+    if not train.lambda_start or not train.lambda_decay_ratio:
+        return "no base-anchored curriculum (lambda 0 throughout)"
+    return f"lambda {train.lambda_start} falling to 0 over {train.lambda_decay_ratio:.0%} of the steps"
 
 
 def _extras(train: TrainRecipe) -> str:
@@ -174,13 +186,5 @@ def _workload_table(file: Path) -> str:
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:
-    import dataclasses
-
-    def simple(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: simple(inner) for key, inner in value.items() if inner is not None}
-        return [simple(inner) for inner in value] if isinstance(value, tuple) else value
-
-    made = simple(dataclasses.asdict(recipe))
-    made["work_dir"] = f"runs/{Path(recipe.work_dir).name}"
-    return made
+    made = TypeAdapter(Recipe).dump_python(recipe, mode="json", exclude_none=True)
+    return made | {"work_dir": f"runs/{Path(recipe.work_dir).name}"}

@@ -39,7 +39,10 @@ def load_recipe(args: argparse.Namespace) -> Recipe:
         name, equals, value = change.partition("=")
         if not equals:
             raise RecipeError(f"--set {change!r}: expected FIELD=VALUE, e.g. --set train.steps=500")
-        changes[name] = yaml.safe_load(value)
+        try:
+            changes[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise RecipeError(f"--set {change!r}: {value!r} is not valid YAML; quote it") from None
     if args.threads:
         torch.set_num_threads(args.threads)
     return Recipe.load(args.recipe, changes)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import field, fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Annotated, Any, Literal
 
 import yaml
+from pydantic import ConfigDict, Field, Strict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+from pydantic_core import ErrorDetails
 
 from domino_sglang.errors import UserError
 
@@ -19,7 +22,18 @@ class RecipeError(UserError, ValueError):
     """A recipe that cannot be run: the file, the field, the value found and the value needed."""
 
 
-@dataclass(frozen=True)
+CONFIG = ConfigDict(extra="forbid")
+# YAML knows numbers and switches; a number in quotes or a 1 for a switch is a slip. 6e-4, though, it reads as a text.
+Number = Annotated[int, Strict()]
+Amount = Annotated[int, Strict(), Field(ge=0)]
+Count = Annotated[int, Strict(), Field(ge=1)]
+Switch = Annotated[bool, Strict()]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+
+
+@dataclass(frozen=True, config=CONFIG)
 class DataRecipe:
     """Where the training text comes from.
 
@@ -42,22 +56,22 @@ class DataRecipe:
 
     corpus: str | None = None
     prompts_file: str | None = None
-    num_prompts: int = 2000
-    mix: Mapping[str, float] = field(default_factory=lambda: {"code": 0.35, "maths": 0.25, "chat": 0.40})
-    greedy_share: float = 0.6
-    temperature: float = 1.0
-    max_prompt_tokens: int = 256
-    max_new_tokens: int = 192
-    cache_features: bool = True
-    cut_loops: bool = True
-    slots: int = 64
-    target_dtype: str = "auto"
+    num_prompts: Count = 2000
+    mix: Mapping[str, NonNegative] = field(default_factory=lambda: {"code": 0.35, "maths": 0.25, "chat": 0.40})
+    greedy_share: Share = 0.6
+    temperature: NonNegative = 1.0
+    max_prompt_tokens: Count = 256
+    max_new_tokens: Count = 192
+    cache_features: Switch = True
+    cut_loops: Switch = True
+    slots: Count = 64
+    target_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     exclude_files: tuple[str, ...] = ()
-    heldout: int = 48
-    seed: int = 0
+    heldout: Amount = 48
+    seed: Number = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CONFIG)
 class DrafterRecipe:
     """The drafter's shape; what is not said is taken from the target.
 
@@ -71,24 +85,24 @@ class DrafterRecipe:
         init_from_target: start the layers and the final norm from the target's last layers instead of noise.
     """
 
-    target_layer_ids: tuple[int, ...]
-    mask_token_id: int
-    num_hidden_layers: int = 2
-    intermediate_size: int | None = None
-    num_attention_heads: int | None = None
-    num_key_value_heads: int | None = None
-    head_dim: int | None = None
-    block_size: int = 8
-    gru_hidden_dim: int = 192
-    emb_dim: int = 32
-    pure_draft_prefix_len: int = 0
-    shift_label: bool = True
-    init_from_target: bool = False
+    target_layer_ids: tuple[Amount, ...]
+    mask_token_id: Amount
+    num_hidden_layers: Count = 2
+    intermediate_size: Count | None = None
+    num_attention_heads: Count | None = None
+    num_key_value_heads: Count | None = None
+    head_dim: Count | None = None
+    block_size: Annotated[int, Strict(), Field(ge=2)] = 8
+    gru_hidden_dim: Count = 192
+    emb_dim: Count = 32
+    pure_draft_prefix_len: Amount = 0
+    shift_label: Switch = True
+    init_from_target: Switch = False
     start_from: str | None = None
-    fresh_head: bool = False
+    fresh_head: Switch = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CONFIG)
 class TrainRecipe:
     """Loss, schedule and bookkeeping.
 
@@ -109,35 +123,35 @@ class TrainRecipe:
         parallel: ``auto`` (FSDP under torchrun, else one process), ``none`` or ``fsdp``.
     """
 
-    steps: int = 1000
-    method: str = "tf"
-    lambda_start: float = 1.0
-    lambda_decay_ratio: float = 0.5
-    distill: float = 0.0
-    first_proposal_ratio: float = 0.0
-    gamma: float = 4.0
-    learning_rate: float = 6e-4
-    weight_decay: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.95)
-    warmup_ratio: float = 0.04
-    min_lr_ratio: float = 0.0
-    clip_norm: float = 1.0
-    batch_sequences: int = 4
-    anchors_per_sequence: int = 32
-    max_length: int = 512
-    frequent_vocab: int = 0
-    sampled_vocab: int = 1024
-    dtype: str = "float32"
-    attention: str = "split"
-    parallel: str = "auto"
-    eval_every: int = 200
-    eval_sequences: int = 24
-    save_every: int = 100
-    log_every: int = 10
-    seed: int = 0
+    steps: Count = 1000
+    method: Literal["tf", "ttt"] = "tf"
+    lambda_start: Share = 1.0
+    lambda_decay_ratio: Share = 0.5
+    distill: Share = 0.0
+    first_proposal_ratio: Share = 0.0
+    gamma: Positive = 4.0
+    learning_rate: Positive = 6e-4
+    weight_decay: NonNegative = 0.0
+    betas: tuple[Share, Share] = (0.9, 0.95)
+    warmup_ratio: Share = 0.04
+    min_lr_ratio: Share = 0.0
+    clip_norm: Positive = 1.0
+    batch_sequences: Count = 4
+    anchors_per_sequence: Count = 32
+    max_length: Count = 512
+    frequent_vocab: Amount = 0
+    sampled_vocab: Amount = 1024
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    attention: Literal["split", "sdpa", "flex"] = "split"
+    parallel: Literal["auto", "none", "fsdp"] = "auto"
+    eval_every: Count = 200
+    eval_sequences: Amount = 24
+    save_every: Count = 100
+    log_every: Count = 10
+    seed: Number = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CONFIG)
 class Recipe:
     """Everything one training run needs.
 
@@ -181,53 +195,37 @@ class Recipe:
             raw = yaml.safe_load(file.read_text())
         except yaml.YAMLError as error:
             raise RecipeError(f"{file} is not valid YAML: {error}") from None
-        raw = raw if isinstance(raw, dict) else {}
+        if not isinstance(raw, dict):
+            raise RecipeError(f"{file} holds {type(raw).__name__}, expected fields such as target and work_dir")
         for name, value in (overrides or {}).items():
-            node = raw
-            *parents, leaf = name.split(".")
-            for parent in parents:
-                node = node.setdefault(parent, {})
-            node[leaf] = value
-        return _build(cls, raw, str(file))
-
-
-CHOICES = {
-    "method": ("tf", "ttt"),
-    "attention": ("split", "sdpa", "flex"),
-    "dtype": ("float32", "bfloat16"),
-    "target_dtype": ("auto", "float32", "bfloat16"),
-    "parallel": ("auto", "none", "fsdp"),
-}
-
-
-def _build(kind: type, raw: Any, where: str) -> Any:
-    if not isinstance(raw, Mapping):
-        raise RecipeError(f"{where}: expected fields, found {raw!r}")
-    hints = get_type_hints(kind)
-    known = {f.name: f for f in fields(kind)}
-    unknown = sorted(set(raw) - set(known))
-    if unknown:
-        raise RecipeError(f"{where}: unknown field {unknown[0]!r}, expected one of {sorted(known)}")
-    values = {name: _value(hints[name], value, f"{where}: {name}") for name, value in raw.items()}
-    try:
-        return kind(**values)
-    except TypeError as error:
-        raise RecipeError(f"{where}: {error}") from None
-
-
-def _value(hint: Any, value: Any, where: str) -> Any:
-    if is_dataclass(hint):
-        return _build(hint, value, where)  # type: ignore[arg-type]
-    name = where.rsplit(" ", 1)[-1]
-    if name in CHOICES and value not in CHOICES[name]:
-        raise RecipeError(f"{where} is {value!r}, expected one of {list(CHOICES[name])}")
-    if isinstance(value, list):
-        return tuple(value)
-    if hint is float and isinstance(value, int | str):
+            _set(raw, name, value)
         try:
-            return float(value)  # YAML reads 6e-4 as a string
-        except ValueError:
-            raise RecipeError(f"{where} is {value!r}, expected a number") from None
-    if hint in (int, str, bool) and (not isinstance(value, hint) or (hint is int and isinstance(value, bool))):
-        raise RecipeError(f"{where} is {value!r}, expected {hint.__name__}")
-    return value
+            return TypeAdapter(cls).validate_python(raw)
+        except ValidationError as error:
+            raise RecipeError(_in_words(file, error.errors(include_url=False))) from None
+
+
+def _set(raw: dict[str, Any], name: str, value: Any) -> None:
+    node = raw
+    *parents, leaf = name.split(".")
+    for parent in parents:
+        node = node.setdefault(parent, {})
+        if not isinstance(node, dict):
+            raise RecipeError(f"--set {name}: {parent} is {node!r} in the recipe, expected fields")
+    node[leaf] = value
+
+
+def _in_words(file: Path, errors: list[ErrorDetails]) -> str:
+    """The first thing that is wrong: file, field, value, expectation, fix."""
+    first = errors[0]
+    name = ".".join(map(str, first["loc"]))
+    if first["type"] == "unexpected_keyword_argument":
+        section = {"data": DataRecipe, "drafter": DrafterRecipe, "train": TrainRecipe}.get(str(first["loc"][0]), Recipe)
+        line = f"unknown field {name!r}, expected one of {sorted(f.name for f in fields(section))}; drop or rename it"
+    elif first["type"] == "missing":
+        line = f"{name} is missing; add it, or pass it with --set"
+    else:
+        expected = "fields" if first["type"] == "dataclass_type" else first["msg"].removeprefix("Input should be ")
+        line = f"{name} is {first['input']!r}, expected {expected}; change it there or with --set"
+    more = f" ({len(errors) - 1} more)" if len(errors) > 1 else ""
+    return f"{file}: {line}{more}"

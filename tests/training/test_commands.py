@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import lzma
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import yaml
+from huggingface_hub import ModelCard
 
 from domino_sglang.errors import UserError
 from domino_sglang.hf import DominoDraftModel
@@ -17,15 +21,43 @@ from domino_sglang.training import ablate_command, train_command
 from domino_sglang.training.data import command as data_command
 from domino_sglang.training.data import synthesize
 from domino_sglang.training.data.corpus import unpack_corpus
+from domino_sglang.training.data.remote import write_remote_responses
 from domino_sglang.training.data.storage import DataError
 from domino_sglang.training.evaluation import ablation, workloads
+from domino_sglang.training.export import checkpoint_folder, model_card
+from domino_sglang.training.loop.trainer import Trainer
 from domino_sglang.training.recipe import RecipeError
+
+from .conftest import changed
 
 
 def run(command, *words: str) -> int:
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
     return command.run(parser.parse_args([*words, "--no-progress"]))
+
+
+@contextlib.contextmanager
+def serving(answer: dict):
+    """A server that gives every request this answer."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            body = json.dumps(answer).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/v1"
+    server.shutdown()
 
 
 @pytest.fixture
@@ -79,8 +111,23 @@ def test_one_command_makes_a_drafter_and_ablations_compare(recipe_file, tmp_path
     card = (export / "README.md").read_text()
     assert "Decoding evaluation prompts" in card and "| chat | 1.0 |" in card
     assert "Acceptance length" in card and "domino-sglang train" in card and "4 chats" in card
+    assert "lambda 1.0 falling to 0 over 50% of the steps" in card
+    assert ModelCard(card).data.tags == ["speculative-decoding", "domino", "sglang"]
     lines = (tmp_path / "work" / "data" / "responses.jsonl").read_text().splitlines()
     assert len(lines) == 6
+    # Neither weights nor card of a run are mixed with another recipe's.
+    for words in (["--export", str(export)], ["--export", str(export), "--export-only"]):
+        with pytest.raises(RecipeError, match=r"made with train\.gamma 4\.0, and the recipe says 2\.0"):
+            run(train_command, recipe_file, *words, "--set", "train.gamma=2")
+    assert (export / "README.md").read_text() == card
+    for change, complaint in (
+        ("data.num_prompts=5", "data.num_prompts 6, and the recipe says 5"),
+        ("data.corpus=smollm2-135m", "data.corpus None, and the recipe says 'smollm2-135m'"),
+        ("data.greedy_share=0.5", "data.greedy_share 1.0, and the recipe says 0.5"),
+    ):
+        for command in ((train_command,), (data_command, "synthesize"), (data_command, "features"), (ablate_command,)):
+            with pytest.raises(RecipeError, match=rf"work/data was made with {complaint}"):
+                run(*command, recipe_file, "--set", change)
 
     assert run(data_command, "features", recipe_file) == 0
     assert run(data_command, "synthesize", recipe_file) == 0  # complete already: nothing changes but the offsets
@@ -98,6 +145,13 @@ def test_one_command_makes_a_drafter_and_ablations_compare(recipe_file, tmp_path
     # Restartable: a second run finds every row.
     assert run(ablate_command, recipe_file, "--seeds", "0", "--out", str(out), "--set", "train.steps=2") == 0
     assert len((out / "rows.jsonl").read_text().splitlines()) == 7
+    with pytest.raises(
+        RecipeError, match=r"ablation was made with train\.steps 2, and the recipe says 3; choose another --out"
+    ):
+        run(ablate_command, recipe_file, "--seeds", "0", "--out", str(out), "--set", "train.steps=3")
+    again = ("--seeds", "0", "--set", "train.steps=2", "--set", "train.gamma=2", "--out", str(tmp_path / "gamma"))
+    with pytest.raises(RecipeError, match=r"curriculum-0 was made with train\.gamma 4\.0, and the recipe says 2\.0"):
+        run(ablate_command, recipe_file, *again)
     few = ("--seeds", "0", "--set", "train.steps=2", "--runs", "dflash", "tf", "--out", str(tmp_path / "few"))
     assert run(ablate_command, recipe_file, *few) == 0
     found = [json.loads(line)["arm"] for line in (tmp_path / "few" / "rows.jsonl").read_text().splitlines()]
@@ -165,6 +219,39 @@ def test_a_corpus_trains_without_writing_a_word(recipe_file, tmp_path, monkeypat
             run(train_command, recipe_file, *changes)
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"lambda_start": 0.0}, "no base-anchored curriculum (lambda 0 throughout)"),
+        ({"lambda_decay_ratio": 0.0}, "no base-anchored curriculum (lambda 0 throughout)"),
+        ({"lambda_start": 0.5}, "lambda 0.5 falling to 0 over 50% of the steps"),
+    ],
+)
+def test_the_card_speaks_of_the_curriculum_there_was(chats, target, change, said):
+    recipe = changed(chats, **change, steps=1, eval_every=1)
+    Trainer(recipe, target, progress=False).train()
+    card = str(model_card(recipe, checkpoint_folder(recipe)))
+    assert said in card and "lambda 0.0" not in card
+
+
+@pytest.mark.parametrize(("cut_loops", "finish"), [(True, "loop"), (False, "length")])
+def test_a_server_writes_loops_as_the_recipe_wants_them(recipe, tokenizer, cut_loops, finish):
+    data = dataclasses.replace(recipe.data, cut_loops=cut_loops, max_new_tokens=200)
+    recipe.data_dir.mkdir(parents=True)
+    row = {"id": 0, "opening": 0, "kind": "chat", "messages": [{"role": "user", "content": "Go on and on"}]}
+    (recipe.data_dir / "prompts.jsonl").write_text(json.dumps(row) + "\n")
+    with serving({"choices": [{"message": {"content": "ab" * 100}, "finish_reason": "length"}]}) as url:
+        file = write_remote_responses(url, "any", tokenizer, data, recipe.data_dir, progress=False)
+    written = json.loads(file.read_text())
+    assert written["finish"] == finish and (len(written["response_ids"]) == 200) == (not cut_loops)
+
+
+def test_a_corpus_is_not_asked_of_a_server(recipe_file):
+    with pytest.raises(RecipeError, match=r"data\.corpus is 'smollm2-135m'.*--endpoint"):
+        words = ("--endpoint", "http://127.0.0.1:9", "--set", "data.corpus=smollm2-135m")
+        run(data_command, "synthesize", recipe_file, *words)
+
+
 def test_export_before_training_is_explained(recipe_file, tmp_path):
     with pytest.raises(UserError, match="first evaluation"):
         run(train_command, recipe_file, "--export-only")
@@ -173,6 +260,8 @@ def test_export_before_training_is_explained(recipe_file, tmp_path):
 def test_a_malformed_change_is_explained(recipe_file):
     with pytest.raises(RecipeError, match="FIELD=VALUE"):
         run(train_command, recipe_file, "--set", "train.steps")
+    with pytest.raises(RecipeError, match="not valid YAML"):
+        run(train_command, recipe_file, "--set", "train.betas=[1")
     with pytest.raises(RecipeError, match="cannot load the target"):
         run(train_command, recipe_file, "--set", "target=/nowhere")
 

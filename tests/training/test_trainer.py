@@ -232,19 +232,61 @@ def test_packaged_recipes_parse_and_mistakes_are_named(tmp_path):
     with pytest.raises(RecipeError, match="no recipe 'nope'"):
         Recipe.load("nope")
     for change, complaint in (
-        ({"train.speed": 3}, "unknown field 'speed'"),
-        ({"train.method": "magic"}, r"'magic', expected one of \['tf', 'ttt'\]"),
-        ({"train.steps": "many"}, "expected int"),
-        ({"train.learning_rate": "fast"}, "expected a number"),
+        (
+            {"train.speed": 3},
+            r"-135m.yaml: unknown field 'train.speed', expected one of \['anchors_per_sequence'",
+        ),
+        ({"speed": 3}, "unknown field 'speed', expected one of .*'work_dir'.*; drop or rename it"),
+        ({"train.method": "magic"}, "train.method is 'magic', expected 'tf' or 'ttt'; change it there or with --set"),
+        ({"train.steps": "many"}, "train.steps is 'many', expected a valid integer"),
+        ({"train.steps": True}, "train.steps is True, expected a valid integer"),
+        ({"train.steps": 0}, "train.steps is 0, expected greater than or equal to 1"),
+        ({"train.learning_rate": "fast"}, "train.learning_rate is 'fast', expected a valid number"),
+        ({"drafter.shift_label": "yes"}, "drafter.shift_label is 'yes', expected a valid boolean"),
+        ({"data.greedy_share": 2}, "data.greedy_share is 2, expected less than or equal to 1"),
+        ({"train": 5}, "train is 5, expected fields"),
+        ({"train": 5, "train.steps": 3}, "--set train.steps: train is 5 in the recipe, expected fields"),
+        ({"data.mix": {"chat": "all"}}, "data.mix.chat is 'all', expected a valid number"),
+        ({"train.gamma": 0, "train.steps": 0}, r"train.steps .*\(1 more\)"),
     ):
         with pytest.raises(RecipeError, match=complaint):
             Recipe.load("smollm2-135m", change)
     (tmp_path / "r.yaml").write_text("target: [")
     with pytest.raises(RecipeError, match="not valid YAML"):
         Recipe.load(tmp_path / "r.yaml")
+    (tmp_path / "r.yaml").write_text("- target\n")
+    with pytest.raises(RecipeError, match="holds list, expected fields"):
+        Recipe.load(tmp_path / "r.yaml")
     (tmp_path / "r.yaml").write_text("target: demo\n")
     with pytest.raises(RecipeError, match="work_dir"):
         Recipe.load(tmp_path / "r.yaml")
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "complaint"),
+    [
+        ("train", {"gamma": 9.0}, "train.gamma 4.0, and the recipe says 9.0"),
+        ("train", {"seed": 5}, "train.seed 0, and the recipe says 5"),
+        ("train", {"method": "ttt"}, "train.method 'tf', and the recipe says 'ttt'"),
+        ("drafter", {"start_from": "packaged"}, "drafter.start_from None, and the recipe says 'packaged'"),
+        ("drafter", {"emb_dim": 5}, "drafter.emb_dim 8, and the recipe says 5"),
+        ("data", {"heldout": 3}, "data.heldout 2, and the recipe says 3"),
+    ],
+)
+def test_a_run_goes_on_with_its_own_recipe_alone(chats, target, tmp_path, section, change, complaint):
+    Trainer(chats, target, tmp_path / "x", progress=False).train(until=1)
+    longer = changed(chats, steps=9, eval_every=3, save_every=2, log_every=3)
+    assert Trainer(longer, target, tmp_path / "x", progress=False).step == 1
+    other = dataclasses.replace(longer, **{section: dataclasses.replace(getattr(longer, section), **change)})
+    with pytest.raises(
+        RecipeError, match=rf"{tmp_path / 'x'} was made with {complaint}; choose another work_dir, or set"
+    ):
+        Trainer(other, target, tmp_path / "x", progress=False)
+    # Nor beside the best drafter of a run whose state is gone.
+    (tmp_path / "x" / "state.pt").unlink()
+    (tmp_path / "x" / "best").mkdir()
+    with pytest.raises(RecipeError, match=complaint):
+        Trainer(other, target, tmp_path / "x", progress=False)
 
 
 def test_layers_that_cannot_be_captured_are_refused(chats, target, tmp_path):

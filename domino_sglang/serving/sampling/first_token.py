@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from sglang.srt.layers.sampler import Sampler
 
-from domino_sglang.core.transfer import to_device
+from domino_sglang.core.devices import to_device
 from domino_sglang.serving.sampling.seeds import draw_with_seed, seeded_rows
 from domino_sglang.serving.sampling.target_distribution import filtered
 

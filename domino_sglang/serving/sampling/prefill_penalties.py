@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from domino_sglang.core.transfer import to_device
+from domino_sglang.core.devices import to_device
 from domino_sglang.serving.sampling.penalties import counts_tokens, stop_token_ids
 
 

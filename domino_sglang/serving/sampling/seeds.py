@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
+from domino_sglang.core.devices import to_device
 from domino_sglang.core.random_numbers import STREAM_BONUS, counter_key, exponential
-from domino_sglang.core.transfer import to_device
 
 
 class SeedSource:

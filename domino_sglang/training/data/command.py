@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 
 from domino_sglang.training.data.storage import read_jsonl
 from domino_sglang.training.options import add_recipe_arguments, load_recipe, load_target
-from domino_sglang.training.recipe import Recipe
+from domino_sglang.training.recipe import Recipe, RecipeError
+from domino_sglang.training.record import settle_data
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     recipe, progress = load_recipe(args), not args.no_progress
+    settle_data(recipe)
     if args.data_action in ("features", "join") and recipe.data.corpus:
         from domino_sglang.training.data.corpus import unpack_corpus
 
@@ -71,10 +73,14 @@ def run(args: argparse.Namespace) -> int:
         return 0
     target, tokenizer = load_target(recipe, progress, recipe.data.target_dtype)
     if args.endpoint:
+        if recipe.data.corpus:
+            raise RecipeError(
+                f"data.corpus is {recipe.data.corpus!r}, whose texts are written already, and --endpoint writes new "
+                "ones; drop either (--set data.corpus=null)"
+            )
         from domino_sglang.training.data.remote import write_remote_responses
         from domino_sglang.training.data.synthesize import write_prompts
 
-        recipe.data_dir.mkdir(parents=True, exist_ok=True)
         write_prompts(target, tokenizer, recipe.data, recipe.data_dir, progress)
         write_remote_responses(args.endpoint, args.model, tokenizer, recipe.data, recipe.data_dir, progress)
         return 0
@@ -86,7 +92,7 @@ def synthesize(recipe: Recipe, target: PreTrainedModel, tokenizer: Any, progress
     """The recipe's corpus, or prompts and responses in rounds, until its number of prompts is answered."""
     from domino_sglang.training.data.synthesize import write_prompts, write_responses
 
-    recipe.data_dir.mkdir(parents=True, exist_ok=True)
+    settle_data(recipe)
     layers = recipe.cached_layers(target.config.get_text_config().num_hidden_layers)
     if recipe.data.corpus:
         return _unpack(recipe.data.corpus, recipe, target, layers, progress)

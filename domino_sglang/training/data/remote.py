@@ -55,7 +55,7 @@ def write_remote_responses(
         if choice.finish_reason == "stop" and tokenizer.eos_token_id is not None:
             response.append(tokenizer.eos_token_id)
         request = Request(number, tuple(ids), recipe.max_new_tokens, temperature, seed)
-        return response_row(Completion(request, response, choice.finish_reason, None), row, chat)
+        return response_row(Completion(request, response, choice.finish_reason, None), row, chat, recipe.cut_loops)
 
     try:
         with ThreadPoolExecutor(recipe.slots) as pool:

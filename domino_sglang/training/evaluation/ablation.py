@@ -17,6 +17,7 @@ from domino_sglang.measure.provenance import Provenance
 from domino_sglang.training.data.storage import DataError, GrowingJsonl, read_jsonl
 from domino_sglang.training.loop.trainer import Trainer
 from domino_sglang.training.recipe import Recipe, RecipeError
+from domino_sglang.training.record import settle_rows
 
 logger = logging.getLogger(__name__)
 
@@ -105,10 +106,14 @@ def run_ablation(
     """Train and measure every arm for every seed; restartable, rows already in ``rows.jsonl`` are kept.
 
     Writes ``rows.jsonl``, ``README.md`` and (with matplotlib) ``acceptance.png`` into ``folder``.
+
+    Raises:
+        RecipeError: ``folder`` has rows of another recipe.
     """
     folder.mkdir(parents=True, exist_ok=True)
     output = GrowingJsonl(folder / "rows.jsonl")
     done = {(row["arm"], row["seed"]) for _, row in read_jsonl(folder / "rows.jsonl")}
+    settle_rows(folder, recipe, bool(done))
     about = conditions()
     try:
         for seed in seeds:

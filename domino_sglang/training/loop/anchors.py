@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 
 from domino_sglang.core.config import DominoConfig
+from domino_sglang.core.devices import to_device
 from domino_sglang.training.loop.dataset import Example
-from domino_sglang.training.loop.transfer import send
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,9 @@ class Blocks:
         return (self.anchors[..., None] + offsets).flatten(1)
 
     def to(self, device: torch.device | str) -> Blocks:
-        return Blocks(*(send(part, device) for part in (self.anchors, self.tokens, self.valid, self.labelled)))
+        return Blocks(
+            *(to_device(part, None, device) for part in (self.anchors, self.tokens, self.valid, self.labelled))
+        )
 
 
 def block_rows(domino: DominoConfig, proposals: int) -> int:

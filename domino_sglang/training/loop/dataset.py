@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from domino_sglang.core.devices import to_device
 from domino_sglang.training.data.storage import DataError, map_features, read_jsonl
-from domino_sglang.training.loop.transfer import send
 
 BATCHES_SORTED_TOGETHER = 8
 
@@ -160,7 +160,7 @@ class TargetFeatures:
             ids[row, : len(example.ids) - 1] = example.ids[:-1]
             mask[row, : len(example.ids) - 1] = 1
         device = self.target.device
-        ids, mask = send(ids, device), send(mask, device)
+        ids, mask = to_device(ids, None, device), to_device(mask, None, device)
         output = self.target.base_model(ids, attention_mask=mask, output_hidden_states=True, use_cache=False)
         features = torch.cat([output.hidden_states[layer] for layer in self.layers], -1)
         return features * mask.to(features)[..., None]

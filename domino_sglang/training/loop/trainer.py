@@ -41,6 +41,7 @@ from domino_sglang.training.loop.scaling import fold_scale, measure_scale
 from domino_sglang.training.loop.step import TrainingStep
 from domino_sglang.training.loop.vocabulary import draw_candidates
 from domino_sglang.training.recipe import Recipe
+from domino_sglang.training.record import check_run, note_run, settle_data
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +73,10 @@ class Trainer:
         target: the frozen target, in eval mode.
         run_dir: state, logs and checkpoints; default ``work_dir``.
         progress: show a progress bar.
+
+    Raises:
+        RecipeError: ``run_dir`` or the data belong to another recipe, or a field does not fit the target.
+        DataError: the data are missing or malformed.
     """
 
     def __init__(self, recipe: Recipe, target: PreTrainedModel, run_dir: Path | None = None, progress: bool = True):
@@ -80,6 +85,10 @@ class Trainer:
         self.autocast = usable_dtype(self.settings.dtype, self.world.device) == "bfloat16"
         self.run_dir = run_dir or Path(recipe.work_dir)
         self.run_dir.mkdir(parents=True, exist_ok=True)
+        resuming = (self.run_dir / STATE).is_file()
+        if resuming or (self.run_dir / "best").is_dir():
+            check_run(self.run_dir, recipe)
+        settle_data(recipe)
         self.target = target.to(self.world.device).requires_grad_(False).eval()
         self.ends = TargetEnds.of(self.target)
         split = load_split(recipe.data_dir, recipe.data.heldout, self.settings.max_length)
@@ -90,7 +99,6 @@ class Trainer:
         if self.settings.frequent_vocab:
             self.frequent = frequent_tokens(self.training, self.settings.frequent_vocab)
         self.drafter = new_drafter(recipe.drafter, target, self.settings.seed).to(self.world.device).train()
-        resuming = (self.run_dir / STATE).is_file()
         if not resuming:
             self.scale = measure_scale(self.training, self._context_features).to(self.world.device)
             if recipe.drafter.start_from:
@@ -107,6 +115,7 @@ class Trainer:
         if resuming:
             self._resume()
         if self.world.leads:
+            note_run(self.run_dir, recipe)
             logger.info(
                 "%d sequences, %d response tokens; %d held-out; drafter of %.1fM parameters; step %d of %d",
                 len(self.training),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from domino_sglang.training.loop.transfer import send
+from domino_sglang.core.devices import to_device
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Candidates:
     def to(self, device: torch.device | str) -> Candidates:
         if self.ids is None or self.offset is None:
             return self
-        return Candidates(send(self.ids, device), send(self.offset, device))
+        return Candidates(to_device(self.ids, None, device), to_device(self.offset, None, device))
 
     def columns(self, labels: torch.Tensor) -> torch.Tensor:
         """Column of each label."""
