@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo serve lint test-fast test fuzz tools clean
+.PHONY: help env demo serve lint test-fast test-unit test-commands test fuzz tools clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
@@ -33,11 +33,16 @@ lint: env ## ruff, ruff format, mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# What starts no server, no training and no kernel in the interpreter, which takes minutes.
-FAST := tests/unit
+# Two at a time, each on one core. Left out, for minutes or for what they need besides Python: tests/serving and
+# tests/launch (real servers), tests/kernels (Triton's interpreter), the playground's page (a browser).
+test-fast: env ## lint and all tests but those with real servers, interpreted kernels or a browser: under three minutes
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-unit lint test-commands
 
-test-fast: lint ## lint and the tests that start no server, in under three minutes; leaves out kernels, training, serving
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(FAST)
+test-unit: env
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit
+
+test-commands: env
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/training tests/bench tests/playground --ignore=tests/playground/test_page.py
 
 tools: ## what the tests use besides Python: says what is missing and what for, then installs it if root
 	@.ci/tools

@@ -76,7 +76,7 @@ def test_pip_install(run, tmp_path):
     )
     entry_points = next(tmp_path.glob("domino_sglang-*.dist-info/entry_points.txt")).read_text()
     assert "domino-sglang" in entry_points and "sglang" in entry_points
-    assert (tmp_path / "domino_kernels").is_dir()
+    assert (tmp_path / "domino_kernels" / "py.typed").is_file() and (tmp_path / "domino_sglang" / "py.typed").is_file()
     assert (tmp_path / "domino_sglang" / "demo" / "drafter" / "model.safetensors").is_file()
 
 

@@ -18,6 +18,8 @@ from tests.support.metric_names import known_metrics, metrics_in
 from tests.support.paths import ROOT
 
 DOCS = sorted((ROOT / "docs").glob("*.md"))
+# What people read besides: links and commands are checked, flags of other programs are not ours to know.
+PAGES = [*DOCS, *(ROOT / name for name in ("CONTRIBUTING.md", "benchmarks/README.md", "tests/serving/README.md"))]
 OPERATORS = (ROOT / "docs" / "operators.md").read_text()
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]+")
 # What stands for a value in the pages and in the templates below.
@@ -156,7 +158,7 @@ def test_defaults_in_the_table():
     assert f"http://127.0.0.1:{parser.get_default('port')}" in (ROOT / "docs" / "playground.md").read_text()
 
 
-@pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_links_lead_somewhere(page):
     text = page.read_text()
     headings = {
@@ -167,6 +169,12 @@ def test_links_lead_somewhere(page):
             assert target[1:] in headings, target
         elif not target.startswith("http"):
             assert (page.parent / target.split("#")[0]).exists(), target
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_make_targets_exist_and_have_help(page):
+    helped = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.M))
+    assert set(re.findall(r"`make ([a-z-]+)`", page.read_text())) <= helped
 
 
 def test_screenshots_are_small():
