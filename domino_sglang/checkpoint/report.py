@@ -22,7 +22,7 @@ from domino_sglang.checkpoint.tensors import (
     expected_tensors,
     is_rotary_cache,
 )
-from domino_sglang.core.config import CheckpointError, DominoConfig
+from domino_sglang.core.config import SPECFORGE_DEFAULTS, CheckpointError, DominoConfig
 
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 MODELOPT_CONFIG = "hf_quant_config.json"
@@ -107,6 +107,10 @@ def examine(path: str | Path) -> tuple[CheckpointReport | None, list[Problem]]:
     gru_bias = any(name in by_name for name in GRU_BIASES)
     expected = expected_tensors(config, gru_bias=gru_bias)
     warnings, unknown = _beside_expected(by_name, expected, config)
+    warnings += [
+        f"{folder / 'config.json'} leaves out {name}: SpecForge's default {SPECFORGE_DEFAULTS[name]!r} is taken"
+        for name in config.assumed
+    ]
     problems += _missing_or_misshapen(by_name, expected, folder) + unknown
     loaded = {name: by_name[name] for name in expected if name in by_name}
     problems += _wrong_dtypes(loaded)

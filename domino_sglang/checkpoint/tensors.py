@@ -20,9 +20,22 @@ class ExpectedTensor:
 PARTS = ("backbone", "context projection", "prefix GRU", "correction")
 
 
+# Other names of the same tensors: early SpecForge saves, and its native export.
+ALIASES = {
+    "logit_head.prefix_gru.": "prefix_gru.",
+    "logit_head.embed_proj.": "embed_proj.",
+    "encoder.fc.": "fc.",
+    "encoder.output_norm_enc.": "hidden_norm.",
+}
+
+
 def bare_name(stored: str) -> str:
-    """The name without the ``model.`` prefix some exports add."""
-    return stored.removeprefix("model.")
+    """The public name of a stored tensor: without the ``model.`` some exports add, and for what is an alias of it."""
+    name = stored.removeprefix("model.")
+    for alias, public in ALIASES.items():
+        if name.startswith(alias):
+            return public + name.removeprefix(alias)
+    return name
 
 
 def expected_tensors(config: DominoConfig, *, gru_bias: bool = False) -> dict[str, ExpectedTensor]:

@@ -13,6 +13,9 @@ from domino_sglang.errors import UserError
 DOMINO_PROJECTORS = ("domino", "causal_v5")
 DOMINO_ARCHITECTURES = ("DominoDraftModel", "DFlashDraftModel")
 
+# What SpecForge takes where a configuration leaves a field out.
+SPECFORGE_DEFAULTS = {"projector_type": "domino", "pure_draft_prefix_len": 0, "shift_label": False}
+
 # Extensions of DFlash drafters that are no part of Domino, with the value that leaves each out.
 BACKBONE_EXTRAS = {
     "hidden_act": "silu",
@@ -47,6 +50,7 @@ class DominoConfig:
         pure_draft_prefix_len: proposals 1..n take the base logits uncorrected.
         shift_label: True when row i of the backbone's output predicts token i + 1 of the block.
         raw: the whole ``config.json`` as a dict.
+        assumed: fields that it leaves out, with SpecForge's defaults in their place.
     """
 
     hidden_size: int
@@ -68,6 +72,7 @@ class DominoConfig:
     gru_hidden_dim: int
     shift_label: bool
     raw: Mapping[str, Any]
+    assumed: tuple[str, ...] = ()
 
     @property
     def H(self) -> int:
@@ -142,6 +147,7 @@ class _Reader:
         if dflash is not None and not isinstance(dflash, Mapping):
             raise CheckpointError(f"{where}: dflash_config is {type(dflash).__name__}, expected a JSON object")
         self.raw, self.dflash, self.where = raw, dflash or {}, where
+        self.assumed: list[str] = []
 
     def parse(self) -> DominoConfig:
         self._check_projector()
@@ -169,17 +175,23 @@ class _Reader:
             num_target_layers=num_target_layers,
             target_layer_ids=self._layer_ids(num_target_layers),
             mask_token_id=self._integer("mask_token_id", at_least=0),
-            pure_draft_prefix_len=self._integer("pure_draft_prefix_len", at_least=0),
+            pure_draft_prefix_len=self._integer(
+                "pure_draft_prefix_len", at_least=0, default=self._assume("pure_draft_prefix_len")
+            ),
             emb_dim=self._integer("emb_dim", at_least=1),
             gru_hidden_dim=self._integer("gru_hidden_dim", at_least=1),
-            shift_label=self._boolean("shift_label"),
+            shift_label=self._boolean("shift_label", default=self._assume("shift_label")),
             raw=dict(self.raw),
+            assumed=tuple(self.assumed),
         )
         self._check_ranges(config)
         return config
 
     def _check_projector(self) -> None:
         projector = self.dflash.get("projector_type", self.raw.get("projector_type"))
+        if projector is None and {"emb_dim", "gru_hidden_dim"} <= {*self.dflash, *self.raw}:
+            # Sizes of a head that no other drafter has; check_checkpoint looks for its tensors.
+            projector = self._assume("projector_type")
         if projector not in DOMINO_PROJECTORS:
             raise self._error(
                 f"not a Domino drafter: projector_type is {projector!r}, expected 'domino'; "
@@ -239,6 +251,12 @@ class _Reader:
         if list(ids) != sorted(set(ids)):
             raise self._error(f"target_layer_ids is {list(ids)}, expected ascending ids without repeats")
         return tuple(ids)
+
+    def _assume(self, name: str) -> Any:
+        """SpecForge's default of a field; noted where the field is left out."""
+        if self.dflash.get(name) is None and self.raw.get(name) is None:
+            self.assumed.append(name)
+        return SPECFORGE_DEFAULTS[name]
 
     def _integer(self, name: str, *, at_least: int, default: int | None = None) -> int:
         value = self._field(name, default)

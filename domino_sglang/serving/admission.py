@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 from sglang.srt.arg_groups.choices import DRAFT_ATTENTION_BACKEND_CHOICES
@@ -15,6 +16,8 @@ from domino_sglang.checkpoint import check_against_target, compare_draft_tokens
 from domino_sglang.core.config import CheckpointError, DominoConfig
 from domino_sglang.core.devices import runs_triton
 from domino_sglang.serving.model_configs import longer_contexts_allowed, read_drafter, read_target
+
+logger = logging.getLogger(__name__)
 
 # The default of --max-running-requests: as many as the logits of one block each take this share of the device's memory.
 LOGITS_SHARE = 0.06
@@ -56,6 +59,8 @@ def admit(server_args) -> Admission:
     context_length = None if longer_contexts_allowed() else target.context_len
     check_against_target(drafter, target.hf_config, server_args.model_path, context_length)
     _check_layers(server_args, target)
+    for warning in drafter.warnings:
+        logger.warning(warning)
     num_draft_tokens = _num_draft_tokens(drafter.config, server_args)
     return Admission(
         num_draft_tokens=num_draft_tokens,

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from domino_sglang.core.head import rollout
 from domino_sglang.hf import DominoDraftModel
-from tests.support.drafters import write_drafter
+from tests.support.drafters import OTHER_NAMES, write_drafter
 from tests.support.targets import write_target
 
 PROMPTS = [[5, 17, 42, 8, 61, 9], [3, 3, 70, 88, 12, 51, 29, 64, 7, 33, 90]]
@@ -42,6 +42,14 @@ LAYOUTS = {
     "DominoDraftModel, Llama, untied": Layout(),
     "DFlashDraftModel": Layout(drafter={"architectures": ["DFlashDraftModel"]}),
     "alias causal_v5": Layout(drafter={"projector_type": "causal_v5"}),
+    "early SpecForge's names and defaults": Layout(
+        drafter={
+            "names": OTHER_NAMES,
+            "left_out": ("projector_type", "shift_label", "pure_draft_prefix_len"),
+            "shift_label": False,
+            "pure_draft_prefix_len": 0,
+        }
+    ),
     "shift_label false": Layout(drafter={"shift_label": False}),
     "no pure prefix": Layout(drafter={"pure_draft_prefix_len": 0}),
     "pure prefix 3, shift_label false": Layout(drafter={"pure_draft_prefix_len": 3, "shift_label": False}),

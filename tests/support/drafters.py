@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,26 +121,49 @@ def random_tensors(config: DominoConfig, gru_bias: bool = False, seed: int = 0) 
     return tensors
 
 
+# Tensors that early SpecForge saves and its native export name otherwise, by the beginnings of their public names.
+OTHER_NAMES = {
+    "prefix_gru.": "logit_head.prefix_gru.",
+    "embed_proj.": "logit_head.embed_proj.",
+    "fc.": "encoder.fc.",
+    "hidden_norm.": "encoder.output_norm_enc.",
+}
+
+
+def _renamed(name: str, names: Mapping[str, str]) -> str:
+    for public, other in names.items():
+        if name.startswith(public):
+            return other + name.removeprefix(public)
+    return name
+
+
 def write_drafter(
     folder: Path,
     target: dict[str, Any] | str | Path,
     *,
     gru_bias: bool = False,
     prefix: str = "",
+    names: Mapping[str, str] | None = None,
+    left_out: Sequence[str] = (),
     dtype: torch.dtype = torch.float32,
     shards: int = 1,
     seed: int = 0,
     **changes: Any,
 ) -> Path:
-    """Write a drafter for a target (its configuration, or its folder) and return the folder."""
+    """Write a drafter for a target (its configuration, or its folder) and return the folder.
+
+    ``names`` are other beginnings of tensor names, by the public ones; ``left_out`` are fields of ``dflash_config``
+    that the configuration does not say.
+    """
     if not isinstance(target, dict):
         target = json.loads((Path(target) / "config.json").read_text())
     raw = drafter_config(target, **changes)
     raw["torch_dtype"] = str(dtype).removeprefix("torch.")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(raw, indent=2))
+    said = {**raw, "dflash_config": {k: v for k, v in raw["dflash_config"].items() if k not in left_out}}
+    (folder / "config.json").write_text(json.dumps(said, indent=2))
     tensors = random_tensors(DominoConfig.from_dict(raw), gru_bias, seed)
-    tensors = {prefix + name: tensor.to(dtype) for name, tensor in tensors.items()}
+    tensors = {prefix + _renamed(name, names or {}): tensor.to(dtype) for name, tensor in tensors.items()}
     if shards == 1:
         save_file(tensors, folder / "model.safetensors")
         return folder

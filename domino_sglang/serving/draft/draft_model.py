@@ -8,7 +8,7 @@ import torch
 from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 from sglang.srt.models.dflash import DFlashDraftModel
 
-from domino_sglang.checkpoint import GRU_BIASES
+from domino_sglang.checkpoint import GRU_BIASES, bare_name
 from domino_sglang.core.config import CheckpointError, DominoConfig
 from domino_sglang.core.head import HEAD_PREFIXES, DominoHead, HeadWeights
 
@@ -86,11 +86,11 @@ class DominoDraftModel(DFlashDraftModel):
 
         def backbone() -> Iterable[tuple[str, torch.Tensor]]:
             for name, tensor in weights:
-                bare = name.removeprefix("model.")
+                bare = bare_name(name)
                 if bare.startswith(HEAD_PREFIXES):
                     head[bare] = tensor
                 else:
-                    yield name, tensor
+                    yield bare, tensor
 
         super().load_weights(backbone())
         self._load_head(head)

@@ -24,6 +24,7 @@ from domino_sglang.checkpoint import (
 )
 from domino_sglang.core.config import CheckpointError, DominoConfig
 from domino_sglang.core.head import DominoHead
+from tests.support.drafters import OTHER_NAMES
 from tests.support.drafters import SMALL as RAW
 from tests.support.drafters import SMALL_TARGET as TARGET
 
@@ -79,6 +80,43 @@ def test_every_layout_loads(tmp_path, store, prefix, gru_bias, dtype):
     assert loaded.keys() == tensors.keys()
     assert all(torch.equal(loaded[name], value) for name, value in tensors.items())
     assert load_state_dict(folder, dtype=torch.float32)["norm.weight"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("prefix", ["", "model."])
+@pytest.mark.parametrize("public", OTHER_NAMES)
+def test_other_names_of_the_same_tensors_load(tmp_path, public, prefix):
+    tensors = weights(gru_bias=True)
+    stored = {
+        prefix + (OTHER_NAMES[public] + name.removeprefix(public) if name.startswith(public) else name): value
+        for name, value in tensors.items()
+    }
+    assert stored.keys() != {prefix + name for name in tensors}
+    loaded = load_state_dict(save(tmp_path / "d", stored))
+    assert loaded.keys() == tensors.keys()
+    assert all(torch.equal(loaded[name], value) for name, value in tensors.items())
+
+
+def test_a_tensor_under_both_its_names_is_refused(tmp_path):
+    stored = weights() | {"encoder.fc.weight": weights()["fc.weight"]}
+    assert "fc.weight is stored twice" in refusal(save(tmp_path / "d", stored))
+
+
+def test_what_is_assumed_of_a_configuration_is_said(tmp_path):
+    raw = copy.deepcopy(RAW)
+    del raw["dflash_config"]["shift_label"], raw["dflash_config"]["projector_type"]
+    report = check_checkpoint(save(tmp_path / "d", weights(), raw))
+    assert [word for warning in report.warnings for word in ("projector_type", "shift_label") if word in warning] == [
+        "projector_type",
+        "shift_label",
+    ]
+    assert "leaves out shift_label: SpecForge's default False is taken" in report.warnings[1]
+
+
+def test_a_drafter_without_a_head_is_no_domino_drafter_whatever_is_assumed(tmp_path):
+    raw = copy.deepcopy(RAW)
+    del raw["dflash_config"]["projector_type"]
+    headless = {name: value for name, value in weights().items() if "gru" not in name and "embed_proj" not in name}
+    assert "prefix_gru.weight_ih_l0 is missing" in refusal(save(tmp_path / "d", headless, raw))
 
 
 def test_the_head_takes_the_loaded_names(tmp_path):

@@ -84,11 +84,19 @@ def test_defaults():
     assert config.attention_bias is False
 
 
+def test_specforges_defaults_for_what_a_domino_configuration_leaves_out():
+    assert DominoConfig.from_dict(GOOD).assumed == ()
+    raw = changed(dflash__projector_type=REMOVED, dflash__pure_draft_prefix_len=REMOVED, dflash__shift_label=REMOVED)
+    config = DominoConfig.from_dict(raw)
+    assert (config.pure_draft_prefix_len, config.shift_label) == (0, False)
+    assert config.assumed == ("projector_type", "pure_draft_prefix_len", "shift_label")
+
+
 @pytest.mark.parametrize(
     "changes, words",
     [
         ({"dflash__projector_type": "mlp"}, ["not a Domino drafter", "'mlp'", "'domino'", "DFLASH"]),
-        ({"dflash__projector_type": REMOVED}, ["not a Domino drafter", "None"]),
+        ({"dflash__projector_type": REMOVED, "dflash__emb_dim": REMOVED}, ["not a Domino drafter", "None"]),
         ({"dflash_config": REMOVED}, ["not a Domino drafter"]),
         ({"dflash_config": [1]}, ["dflash_config is list", "JSON object"]),
         ({"architectures": ["LlamaForCausalLM"]}, ["architectures", "LlamaForCausalLM", "DominoDraftModel"]),
@@ -112,13 +120,11 @@ def test_defaults():
         ({"dflash__mask_token_id": -1}, ["mask_token_id is -1"]),
         ({"dflash__mask_token_id": REMOVED}, ["mask_token_id is missing", "dflash_config"]),
         ({"dflash__pure_draft_prefix_len": 8}, ["pure_draft_prefix_len is 8", "0 to 7"]),
-        ({"dflash__pure_draft_prefix_len": REMOVED}, ["pure_draft_prefix_len is missing"]),
         ({"dflash__emb_dim": REMOVED}, ["emb_dim is missing"]),
         ({"emb_dim": 13}, ["emb_dim is 13 at top level but 12 in dflash_config"]),
         ({"dflash__block_size": 16}, ["block_size is 8 at top level but 16"]),
         ({"dflash__gru_hidden_dim": 0}, ["gru_hidden_dim is 0"]),
         ({"dflash__shift_label": 1}, ["shift_label is 1", "true or false"]),
-        ({"dflash__shift_label": REMOVED}, ["shift_label is missing"]),
         ({"dflash__target_layer_ids": []}, ["target_layer_ids is []", "non-empty"]),
         ({"dflash__target_layer_ids": 3}, ["target_layer_ids is 3"]),
         ({"dflash__target_layer_ids": [0, "2"]}, ["target_layer_ids"]),
