@@ -5,8 +5,7 @@
 Everything is replayed from CUDA graphs, each time with an overwritten L2 (the median of back-to-back replays stands
 beside it as "warm"); medians are printed and written, with a plot, into
 ``benchmarks/results/<date>-<hardware>-kernels/``. SGLang's function contains the LM head, so the LM head is timed
-alone as well and both ratios are given. At the end: the fastest variant of each batch size, as the line that ships
-it. Without a GPU it prints the floors and the compiled kernels' resources.
+alone as well and both ratios are given. Without a GPU it prints the floors and the compiled kernels' resources.
 """
 
 from __future__ import annotations
@@ -26,7 +25,6 @@ sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
 
 import torch  # noqa: E402
 import triton  # noqa: E402
-from rollout_choice import print_choice  # noqa: E402
 from rollout_report import append_row, print_floors, print_ratios, print_resources, print_row, write_plot  # noqa: E402
 from rollout_shapes import BATCHES, SHAPES, ModelShape  # noqa: E402
 from rollout_targets import print_targets  # noqa: E402
@@ -68,7 +66,6 @@ def main() -> int:
         rows += time_shape(SHAPES[name], options, upstream, bandwidth, folder / "results.jsonl")
         torch.cuda.empty_cache()
     print_targets(rows)
-    print_choice(rows)
     write_plot(rows, folder / "latency.png", f"{hardware}: Domino rollout, CUDA-graph replay, medians")
     print(f"written: {folder}")
     return 1 if any("error" in row for row in rows) else 0
@@ -91,7 +88,7 @@ def time_shape(shape: ModelShape, options, upstream, bandwidth: float, file: Pat
             builders[f"sglang pool {pool}"] = lambda inputs=inputs, pool=pool: upstream_arm(
                 upstream, model, inputs, pool
             )
-        builders |= our_arms(model, inputs, gate_table=options.gate_table)
+        builders |= our_arms(model, inputs)
         floor = shape.floor_us(batch, bandwidth)
         print(f"{shape.name}, B={batch}, floor {floor:.0f} us", flush=True)
         here = []
@@ -147,7 +144,6 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--batches", nargs="+", type=int, default=list(BATCHES))
     parser.add_argument("--replays", type=int, default=200)
     parser.add_argument("--arms", nargs="+", help="only these, by the names the table prints")
-    parser.add_argument("--gate-table", action="store_true", help="also with E W_ih^T precomputed (bfloat16, ~1 GB)")
     parser.add_argument("--sglang-wheel", type=Path, help="a wheel, or a folder that holds sglang/")
     parser.add_argument("--output", type=Path, help="folder for results (default: benchmarks/results/<date>-...)")
     parser.add_argument("--archs", nargs="+", type=int, default=[90], help="compiled for, where there is no GPU")

@@ -1,4 +1,4 @@
-"""What is timed: our variants, the PyTorch rollout, and SGLang's function, over the same tensors."""
+"""What is timed: our rollout, the PyTorch rollout, and SGLang's function, over the same tensors."""
 
 from __future__ import annotations
 
@@ -100,11 +100,11 @@ def make_inputs(model: Model, batch: int, seed: int = 1) -> Inputs:
     return Inputs(hidden, base, torch.randint(shape.vocab, (batch,), device=device))
 
 
-def our_arms(model: Model, inputs: Inputs, *, gate_table: bool) -> dict[str, Callable[[], Arm]]:
+def our_arms(model: Model, inputs: Inputs) -> dict[str, Callable[[], Arm]]:
     """Builders, so that an arm's memory is held only while it is timed."""
     batch = inputs.bonus.shape[0]
 
-    def ours(name: str, *, temperature: float | None = 0.0, with_lm_head: bool = False, **options) -> Callable[[], Arm]:
+    def ours(name: str, *, temperature: float | None = 0.0, with_lm_head: bool = False) -> Callable[[], Arm]:
         # Served kernels read each request's temperature, 0 for greedy ones; None builds kernels that cannot sample.
         def build() -> Arm:
             sampling = None if temperature is None else inputs.at(temperature)
@@ -114,7 +114,6 @@ def our_arms(model: Model, inputs: Inputs, *, gate_table: bool) -> dict[str, Cal
                 max_batch=batch,
                 num_proposals=model.shape.num_proposals,
                 pure_draft_prefix_len=model.shape.prefix,
-                **options,
             )
 
             def call() -> torch.Tensor:
@@ -125,17 +124,12 @@ def our_arms(model: Model, inputs: Inputs, *, gate_table: bool) -> dict[str, Cal
 
         return build
 
-    arms = {
-        "fused": ours("fused", variant="fused"),
-        "fused sampled": ours("fused sampled", variant="fused", temperature=0.8),
-        "fused greedy-only": ours("fused greedy-only", variant="fused", temperature=None),
-        "auto + LM head": ours("auto + LM head", with_lm_head=True),
+    return {
+        "ours": ours("ours"),
+        "ours sampled": ours("ours sampled", temperature=0.8),
+        "ours greedy-only": ours("ours greedy-only", temperature=None),
+        "ours + LM head": ours("ours + LM head", with_lm_head=True),
     }
-    if gate_table:
-        arms["fused, gate table"] = ours("fused, gate table", variant="fused", gate_table=torch.bfloat16)
-    arms["persistent"] = ours("persistent", variant="persistent")
-    arms["persistent sampled"] = ours("persistent sampled", variant="persistent", temperature=0.8)
-    return arms
 
 
 def torch_arm(model: Model, inputs: Inputs) -> Arm:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ def print_ratios(rows: list[dict[str, Any]]) -> None:
     found = ratios(rows)
     if found is None:
         return
-    parts = [f"best of ours: {found.ours}"]
+    parts = [f"ours {found.to_floor:.2f}x the floor"]
     if found.torch is not None:
         parts.append(f"torch / ours {found.torch:.2f}x")
     for pool, (alone, whole) in found.upstream.items():
@@ -50,45 +49,41 @@ def print_floors() -> None:
         print(f"  {shape.name:<12}" + "".join(f"{floor:9.0f}" for floor in floors))
 
 
-def print_resources(archs: list[int]) -> list[dict[str, Any]]:
-    """Compile what Qwen3-8B launches and print what it needs; rows for the JSONL."""
-    from domino_kernels.resources import HeadShape, record_launches
+def print_resources(archs: list[int]) -> None:
+    """Compile what Qwen3-8B launches and print what it needs."""
+    from resources import record_launches
 
     _print_resource_titles()
-    rows = []
     for arch in archs:
-        for variant in ("fused", "persistent"):
-            for batch in (1, 16, 64):
-                for launch in record_launches(arch, batch, shape=HeadShape(), variant=variant, sampled=True):
-                    rows.append(_print_resource(launch, arch, batch, variant))
-    return rows
+        for batch in (1, 16, 64):
+            for launch in record_launches(arch, batch, sampled=True):
+                _print_resource(launch, arch, batch)
 
 
 def print_bonus_resources(archs: list[int], batches: list[int]) -> None:
     """The same of the kernel that draws the bonus token."""
-    from domino_kernels.resources import record_bonus
+    from resources import record_bonus
 
     _print_resource_titles()
     for arch in archs:
         for batch in batches:
             for launch in record_bonus(arch, batch):
-                _print_resource(launch, arch, batch, "bonus")
+                _print_resource(launch, arch, batch)
 
 
 def _print_resource_titles() -> None:
-    print(f"{'kernel':<18}{'arch':>7}{'B':>4} {'variant':<11}{'registers':>10}{'spilled':>9}{'shared':>9}{'warps':>7}")
+    print(f"{'kernel':<18}{'arch':>7}{'B':>4}{'registers':>10}{'spilled':>9}{'shared':>9}{'warps':>7}")
 
 
-def _print_resource(launch, arch: int, batch: int, variant: str) -> dict[str, Any]:
-    from domino_kernels.resources import compile_launch
+def _print_resource(launch, arch: int, batch: int) -> None:
+    from resources import compile_launch
 
-    found = compile_launch(launch, arch, batch, variant, True)
+    found = compile_launch(launch, arch, batch)
     print(
-        f"{found.kernel:<18}{f'sm_{arch}':>7}{batch:>4} {variant:<11}{found.registers:>10}"
+        f"{found.kernel:<18}{f'sm_{arch}':>7}{batch:>4}{found.registers:>10}"
         f"{found.spilled:>9}{found.shared:>9}{found.num_warps:>7}",
         flush=True,
     )
-    return asdict(found)
 
 
 def write_plot(rows: list[dict[str, Any]], file: Path, title: str) -> None:

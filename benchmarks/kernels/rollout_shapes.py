@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 
 @dataclass(frozen=True)
 class ModelShape:
-    """A bfloat16 Domino drafter: H, V, G, R, S; proposals 1..prefix are uncorrected."""
+    """A Domino drafter: H, V, G, R, S and its weights' dtype; proposals 1..prefix are uncorrected."""
 
     name: str
     hidden: int
@@ -16,10 +18,11 @@ class ModelShape:
     rank: int = 256
     num_proposals: int = 15
     prefix: int = 1
+    dtype: torch.dtype = torch.bfloat16
 
     @property
     def w2_bytes(self) -> int:
-        return 2 * self.vocab * self.rank
+        return self.dtype.itemsize * self.vocab * self.rank
 
     def floor_bytes(self, batch: int) -> int:
         """Device-memory bytes of an exact rollout: W2 once per corrected proposal, every base logit once.
@@ -27,7 +30,7 @@ class ModelShape:
         The GRU and projector weights fit the L2 and are left out: 32 MB for Qwen3-8B.
         """
         corrected = self.num_proposals - self.prefix
-        return corrected * self.w2_bytes + self.num_proposals * batch * 2 * self.vocab
+        return corrected * self.w2_bytes + self.num_proposals * batch * self.dtype.itemsize * self.vocab
 
     def floor_us(self, batch: int, bandwidth: float) -> float:
         """Microseconds at ``bandwidth`` bytes per second."""

@@ -6,39 +6,34 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from rollout_choice import VARIANTS
-
 
 @dataclass(frozen=True)
 class Ratios:
     """Times of the others over ours, for one shape and batch.
 
     Attributes:
-        ours: our fastest variant. to_floor: its time over the floor.
+        to_floor: ours over the floor.
         torch: the PyTorch rollout; None if it was not timed.
         upstream: SGLang's function by pool size: the LM head subtracted from it, and added to ours.
     """
 
-    ours: str
     to_floor: float
     torch: float | None
     upstream: dict[int, tuple[float, float]]
 
 
 def ratios(rows: list[dict[str, Any]]) -> Ratios | None:
-    """From the rows of one shape and batch; None if none of ours was timed."""
+    """From the rows of one shape and batch; None if ours was not timed."""
     times = {row["arm"]: row["median_us"] for row in rows if "error" not in row}
-    timed = [name for name in VARIANTS if name in times]
-    if not timed:
+    ours = times.get("ours")
+    if ours is None:
         return None
-    best = min(timed, key=times.__getitem__)
-    ours = times[best]
     upstream = {}
     for pool in (2048, 0):
         theirs, lm_head = times.get(f"sglang pool {pool}"), times.get("LM head")
         if theirs is not None and lm_head is not None:
             upstream[pool] = (theirs - lm_head) / ours, theirs / (lm_head + ours)
-    return Ratios(best, ours / rows[0]["floor_us"], times["torch"] / ours if "torch" in times else None, upstream)
+    return Ratios(ours / rows[0]["floor_us"], times["torch"] / ours if "torch" in times else None, upstream)
 
 
 @dataclass(frozen=True)

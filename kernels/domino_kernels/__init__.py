@@ -3,17 +3,13 @@
 :class:`DominoRollout` drafts, :class:`BonusDraw` draws the token after a rejection.
 """
 
+from domino_kernels.arguments import Proposals, VocabShard
 from domino_kernels.bonus import BonusDraw
-from domino_kernels.plan import LaunchPlan, Variant
-from domino_kernels.rollout import DominoRollout, Proposals, RolloutWeights, VocabShard, input_gate_table
+from domino_kernels.rollout import DominoRollout
 
 __all__ = [
     "BonusDraw",
     "DominoRollout",
-    "LaunchPlan",
     "Proposals",
-    "RolloutWeights",
-    "Variant",
     "VocabShard",
-    "input_gate_table",
 ]

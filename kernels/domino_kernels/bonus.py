@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 import triton
 
+from domino_kernels.arguments import Sampling
 from domino_kernels.checks import check_tensor
 from domino_kernels.device import INTERPRETED, device_limits
 from domino_kernels.ops.ordering import NO_CANDIDATE
 from domino_kernels.ops.residual import residual_kernel
 from domino_kernels.plan import Device, Shape, make_plan
-from domino_kernels.rollout import Sampling
 
 LARGEST_BLOCK_B = 32
 """Requests per program: two races and a row of q for each of more would spill."""
@@ -34,7 +34,7 @@ class BonusDraw:
         return device_limits(self.w2.device)
 
     def _launch(self, kernel, grid: tuple[int, ...], *arguments, **options) -> None:
-        """Every launch passes here, so that ``resources`` can record it without a GPU."""
+        """Every launch passes here, so that a benchmark can record it without a GPU."""
         kernel[grid](*arguments, **options)
 
     @torch.no_grad()
@@ -78,7 +78,7 @@ class BonusDraw:
             scale = torch.ones(batch, device=device)
         keys = torch.full((2, batch), NO_CANDIDATE, dtype=torch.int64, device=device)
         # The tiles of a scan over W2, for which H and G do not matter.
-        plan = make_plan(batch, Shape(rank, rows, 1, rank, proposals, self.w2.element_size()), self._limits, "fused")
+        plan = make_plan(batch, Shape(rank, rows, 1, rank, proposals, self.w2.element_size()), self._limits)
         tile, block_b = plan.scan, min(plan.block_b, LARGEST_BLOCK_B)
         self._launch(residual_kernel, (triton.cdiv(batch, block_b), plan.num_programs),
             p, p.stride(0), p.stride(1), base_logits, *base_logits.stride(), correction, self.w2, self.w2.stride(0),

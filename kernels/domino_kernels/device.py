@@ -27,4 +27,4 @@ def device_limits(device: torch.device) -> Device:
             f"weights are on {device}, expected a CUDA device; on a CPU use domino_sglang.core.head.rollout and "
             "domino_sglang.core.verify (or TRITON_INTERPRET=1 to test)"
         )
-    return Device(num_sms=1, shared_memory=99 * 1024, concurrent=False)
+    return Device(num_sms=1, shared_memory=99 * 1024)

@@ -1,21 +1,12 @@
-"""Which kernels run, and with which tiles: decided once per batch-size bucket, from shapes and the device alone.
+"""The tiles of every kernel: decided once per batch-size bucket, from shapes and the device alone.
 
 The numbers below are derived from byte counts for an H100 (132 SMs, about 3 TB/s: some 32 KB in flight per SM).
-They are to be settled by measurement on a GPU with ``benchmarks/kernels/rollout.py``, which times every variant.
+They are to be settled by measurement on a GPU with ``benchmarks/kernels/rollout.py``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal
-
-Variant = Literal["fused", "persistent"]
-
-AUTO_VARIANT: tuple[tuple[int, Variant], ...] = ((1 << 30, "fused"),)
-"""(largest batch, variant), first match wins; ``benchmarks/kernels/rollout.py`` prints this line as measured.
-
-The persistent kernel is opt-in: on an H200 it was slower at 1, 16 and 64 requests.
-"""
+from dataclasses import dataclass
 
 LARGEST_SUM_BATCH = 2
 """Up to this batch a multiply-sum replaces the tensor cores, whose smallest tile has 16 rows."""
@@ -46,12 +37,10 @@ class Device:
     Attributes:
         num_sms: multiprocessors.
         shared_memory: the largest opt-in per block, in bytes.
-        concurrent: False where programs run one after another (the interpreter): no barrier can wait for two.
     """
 
     num_sms: int
     shared_memory: int
-    concurrent: bool = True
 
 
 @dataclass(frozen=True)
@@ -69,16 +58,14 @@ class LaunchPlan:
     """Tiles of each op for batches up to a power of two.
 
     Attributes:
-        variant: launches per proposal (``"fused"``) or one cooperative launch (``"persistent"``).
         block_b: requests per program, a power of two.
         use_dot: tensor cores instead of a multiply-sum.
         base_rows: tokens per tile of an uncorrected scan, which holds no weights.
         scan, gru, project, hidden: tiles over V x R, G x H, R x G, R x H.
         hidden_rows: of the B x S rows of Z, how many share one tile of W1.
-        num_programs: programs over the vocabulary (and of the whole grid when persistent).
+        num_programs: programs over the vocabulary.
     """
 
-    variant: Variant
     block_b: int
     use_dot: bool
     base_rows: int
@@ -88,10 +75,6 @@ class LaunchPlan:
     hidden: Tile
     hidden_rows: int
     num_programs: int
-
-    def with_(self, **changes) -> LaunchPlan:
-        """A copy with some fields replaced, for tests and tuning."""
-        return replace(self, **changes)
 
 
 def bucket(batch: int) -> int:
@@ -103,14 +86,8 @@ def next_power_of_2(n: int) -> int:
     return 1 << max(0, n - 1).bit_length()
 
 
-def auto_variant(batch: int) -> Variant:
-    """What :data:`AUTO_VARIANT` says of the bucket: one for all its batches, as buffers are sized by bucket."""
-    return next(variant for largest, variant in AUTO_VARIANT if bucket(batch) <= largest)
-
-
-def make_plan(batch: int, shape: Shape, device: Device, variant: Variant | None = None) -> LaunchPlan:
-    """The plan for ``batch`` requests; ``variant`` None asks :data:`AUTO_VARIANT`."""
-    variant = variant or auto_variant(batch)
+def make_plan(batch: int, shape: Shape, device: Device) -> LaunchPlan:
+    """The plan for ``batch`` requests."""
     size = bucket(batch)
     use_dot = size > LARGEST_SUM_BATCH
     block_b = min(max(size, 16), LARGEST_BLOCK_B) if use_dot else size
@@ -130,24 +107,10 @@ def make_plan(batch: int, shape: Shape, device: Device, variant: Variant | None 
         gru = Tile(8, min(256 // block_b, _depth(shape.hidden)), 4, stages)
         project = Tile(4, min(512 // block_b, _depth(shape.num_units)), 4, stages)
         per_sm = 4
-    if variant == "persistent":
-        if use_dot:
-            # All phases share one register budget: smaller tiles, or the compiler spills (sm_100 most of all).
-            scan = replace(scan, rows=min(32, scan.rows), num_warps=8)
-            gru = replace(gru, depth=min(64 if stages == 3 else 32, gru.depth))
-        # All programs must be resident, whatever the compiler makes of them: a thread has at most 255 registers, and
-        # eight warps of such threads fill a multiprocessor's 65536. One program of 8 warps, or two of 4.
-        per_sm = 1 if use_dot else 2
-        gru, project = (replace(tile, num_warps=scan.num_warps) for tile in (gru, project))
-    tiles = -(-shape.vocab // scan.rows)
-    programs = device.num_sms * per_sm
-    if variant == "fused":
-        programs = min(tiles, programs)
-    elif not device.concurrent:
-        programs = 1
+    programs = min(-(-shape.vocab // scan.rows), device.num_sms * per_sm)
     # Noise is computed for every number of the tile at once: more of them spill (sm_120).
-    base_rows = max(16, min(1024 if variant == "fused" else 256, (1024 if use_dot else 2048) // block_b))
-    return LaunchPlan(variant, block_b, use_dot, base_rows, scan, gru, project, hidden, hidden_rows, programs)
+    base_rows = max(16, min(1024, (1024 if use_dot else 2048) // block_b))
+    return LaunchPlan(block_b, use_dot, base_rows, scan, gru, project, hidden, hidden_rows, programs)
 
 
 def _scan_tile(shape: Shape, use_dot: bool, block_b: int, stages: int, device: Device) -> Tile:

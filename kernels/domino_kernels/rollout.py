@@ -5,103 +5,20 @@ Computes the function of ``domino_sglang.core.head.rollout``. Source: arXiv 2605
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
-
 import torch
 import triton
 
+from domino_kernels.arguments import Embedder, Proposals, Sampling, VocabShard, Weights
 from domino_kernels.checks import check_tensor
 from domino_kernels.device import INTERPRETED, device_limits
 from domino_kernels.ops.finalize import finalize_kernel, merge_keys_kernel, merge_shards_kernel
-from domino_kernels.ops.gru import INPUT_EMBEDDING, INPUT_GATES, INPUT_ROWS, gru_kernel
+from domino_kernels.ops.gru import gru_kernel
 from domino_kernels.ops.ordering import NO_CANDIDATE
-from domino_kernels.ops.persistent import persistent_kernel
 from domino_kernels.ops.project import project_hidden_kernel, project_kernel
 from domino_kernels.ops.scan import scan_kernel
-from domino_kernels.plan import Device, LaunchPlan, Shape, Variant, auto_variant, bucket, make_plan, next_power_of_2
+from domino_kernels.plan import Device, LaunchPlan, Shape, bucket, make_plan, next_power_of_2
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
-Embedder = Callable[[torch.Tensor], torch.Tensor]
-"""int64 tokens ``[B]`` -> embeddings ``[B, H]``, the last dimension contiguous; capturable in a CUDA graph."""
-
-AllGather = Callable[[torch.Tensor], torch.Tensor]
-"""A contiguous tensor ``[...]`` of this rank -> ``[W, ...]``, contiguous, of all W ranks; capturable."""
-
-
-class Weights(Protocol):
-    """The head's tensors, all of one dtype and device; ``domino_sglang.core.head.HeadWeights`` is one."""
-
-    @property
-    def w_ih(self) -> torch.Tensor: ...
-    @property
-    def w_hh(self) -> torch.Tensor: ...
-    @property
-    def w1(self) -> torch.Tensor: ...
-    @property
-    def w2(self) -> torch.Tensor: ...
-    @property
-    def b_ih(self) -> torch.Tensor | None: ...
-    @property
-    def b_hh(self) -> torch.Tensor | None: ...
-
-
-class Sampling(Protocol):
-    """Per request: float32 ``temperature`` (0 is greedy), int64 ``seed``, int64 ``position``; ``[B]`` each, static
-    under CUDA graphs. ``domino_sglang.core.head.DraftSampling`` is one."""
-
-    @property
-    def temperature(self) -> torch.Tensor: ...
-    @property
-    def seed(self) -> torch.Tensor: ...
-    @property
-    def position(self) -> torch.Tensor: ...
-
-
-@dataclass(frozen=True)
-class RolloutWeights:
-    """``w_ih [3G, H]``, ``w_hh [3G, G]`` (gates r, z, n), ``w1 [R, H + G]``, ``w2 [V, R]`` or a rank's rows of it,
-    biases ``[3G]`` or None."""
-
-    w_ih: torch.Tensor
-    w_hh: torch.Tensor
-    w1: torch.Tensor
-    w2: torch.Tensor
-    b_ih: torch.Tensor | None = None
-    b_hh: torch.Tensor | None = None
-
-
-@dataclass(frozen=True)
-class VocabShard:
-    """This rank's part of a vocabulary split by rows.
-
-    Attributes:
-        start: global id of row 0 of ``w2`` and of column 0 of the base logits.
-        all_gather: called once per proposal with int64 ``[n, B]`` keys (8 bytes a request; the uncorrected proposals
-            share one call) and once per block with float32 ``[B, S, 2]``.
-    """
-
-    start: int
-    all_gather: AllGather
-
-
-@dataclass(frozen=True)
-class Proposals:
-    """Views of static buffers, overwritten by the next call.
-
-    Attributes:
-        tokens: int64 ``[B, S]``.
-        log_q: float32 ``[B, S]`` of each token under ``softmax(logits / temperature)`` (1 for greedy rows).
-        logsumexp: float32 ``[B, S]`` of ``logits / temperature``.
-        correction: ``[B, S, R]`` in the weights' dtype; zero for proposals 1..pure_draft_prefix_len.
-    """
-
-    tokens: torch.Tensor
-    log_q: torch.Tensor
-    logsumexp: torch.Tensor
-    correction: torch.Tensor
 
 
 class DominoRollout:
@@ -111,16 +28,12 @@ class DominoRollout:
     size, with and without ``sampling`` as needed, before capturing a CUDA graph: Triton compiles on first use.
 
     Args:
-        weights: see :class:`RolloutWeights`; float32, bfloat16 or float16.
+        weights: see :class:`domino_kernels.arguments.Weights`; float32, bfloat16 or float16.
         embedding: the target's table ``[V, H]``, or a callable for a vocabulary-parallel one.
         max_batch: largest B.
         num_proposals: S.
         pure_draft_prefix_len: proposals 1..n take the base logits as they are; 0..S.
-        variant: None chooses by batch size (``plan.AUTO_VARIANT``).
         shard: set under tensor parallelism.
-        gate_table: dtype in which to precompute ``E W_ih^T`` ``[V, 3G]``, or None. float32 holds the products as
-            they are computed; a narrower dtype rounds each to it, as PyTorch's GRU does in that dtype.
-        plan: overrides every choice of tile, for tests and tuning.
 
     Raises:
         ValueError: shapes, dtypes or devices that do not fit, naming value, expectation and fix.
@@ -134,10 +47,7 @@ class DominoRollout:
         max_batch: int,
         num_proposals: int,
         pure_draft_prefix_len: int,
-        variant: Variant | None = None,
         shard: VocabShard | None = None,
-        gate_table: torch.dtype | None = None,
-        plan: LaunchPlan | None = None,
     ):
         self.shape = _check_weights(weights, embedding, num_proposals, shard.start if shard is not None else 0)
         _check_choice("max_batch", max_batch, max_batch >= 1, "at least 1")
@@ -147,65 +57,28 @@ class DominoRollout:
             0 <= pure_draft_prefix_len <= num_proposals,
             f"0 to num_proposals ({num_proposals})",
         )
-        _check_choice("variant", variant, variant in (None, "fused", "persistent"), "'fused', 'persistent' or None")
         self.weights, self.shard = weights, shard
         self.max_batch, self.prefix = max_batch, pure_draft_prefix_len
-        self.variant, self._plan_override = variant, plan
         self.device, self.dtype = weights.w2.device, weights.w2.dtype
         self._limits = self._device_limits()
         self._embed = None if isinstance(embedding, torch.Tensor) else embedding
         self._separate_lookup = self._embed is not None or shard is not None
         self._table = embedding if isinstance(embedding, torch.Tensor) else weights.w_ih
-        self._input = INPUT_EMBEDDING if self._embed is None else INPUT_ROWS
-        if gate_table is not None:
-            self._use_gate_table(embedding, gate_table)
-        for size in self._buckets():
-            self._check_variant(self.plan(size).variant)
         self._allocate()
 
     def _device_limits(self) -> Device:
         return device_limits(self.device)
 
     def _launch(self, kernel, grid: tuple[int, ...], *arguments, **options) -> None:
-        """Every launch passes here, so that ``resources`` can record them without a GPU."""
+        """Every launch passes here, so that a benchmark can record them without a GPU."""
         kernel[grid](*arguments, **options)
-
-    def _use_gate_table(self, embedding: torch.Tensor | Embedder, dtype: torch.dtype) -> None:
-        if not isinstance(embedding, torch.Tensor):
-            raise ValueError(
-                "gate_table needs the embedding table, but embedding is a callable; pass the whole table "
-                "or gate_table=None"
-            )
-        self._table = input_gate_table(embedding, self.weights.w_ih, dtype)
-        self._input = INPUT_GATES
-
-    def _check_variant(self, variant: Variant) -> None:
-        if variant == "persistent" and self._separate_lookup:
-            raise ValueError(
-                "variant is 'persistent', which cannot leave the kernel to call an embedding or an exchange between "
-                "proposals; use variant='fused' under tensor parallelism or with an embedding callable"
-            )
 
     def _buckets(self) -> list[int]:
         return [1 << i for i in range(bucket(self.max_batch).bit_length())]
 
     def plan(self, batch: int) -> LaunchPlan:
         """The plan that serves ``batch`` requests."""
-        if self._plan_override is not None:
-            return self._plan_override
-        variant = self.variant or ("fused" if self._separate_lookup else auto_variant(batch))
-        return make_plan(batch, self.shape, self._limits, variant)
-
-    @property
-    def choice(self) -> str:
-        """Which variant runs for which batches, for a log: ``"persistent to B=4, fused to B=64"``."""
-        runs: list[tuple[Variant, int]] = []
-        for size in self._buckets():
-            variant = self.plan(size).variant
-            if runs and runs[-1][0] == variant:
-                runs.pop()
-            runs.append((variant, min(size, self.max_batch)))
-        return ", ".join(f"{variant} to B={largest}" for variant, largest in runs)
+        return make_plan(batch, self.shape, self._limits)
 
     def _allocate(self) -> None:
         batch, s, r, g = self.max_batch, self.shape.num_proposals, self.shape.rank, self.shape.num_units
@@ -223,14 +96,11 @@ class DominoRollout:
         self._maxima, self._sums = empty(partials), empty(partials)
         self._chosen = empty(s * batch, dtype=torch.int64)
         self._stats = empty(batch * s * 2)
-        self._barrier = empty(1, dtype=torch.int32)
 
     @property
     def extra_bytes(self) -> int:
-        """Device memory held besides the caller's weights: static buffers, and the gate table if there is one."""
-        held = [value for value in vars(self).values() if isinstance(value, torch.Tensor)]
-        if self._input != INPUT_GATES:
-            held = [value for value in held if value is not self._table]
+        """Device memory held besides the caller's weights: static buffers."""
+        held = [value for value in vars(self).values() if isinstance(value, torch.Tensor) and value is not self._table]
         return sum(value.numel() * value.element_size() for value in held)
 
     @torch.no_grad()
@@ -253,12 +123,7 @@ class DominoRollout:
         batch = z.shape[0]
         run = _Run(self, self.plan(batch), z, base_logits, bonus_tokens, sampling)
         self._keys[: self.shape.num_proposals * batch].fill_(NO_CANDIDATE)
-        if self.prefix < self.shape.num_proposals:
-            run.project_hidden()
-        if run.plan.variant == "persistent":
-            run.persistent()
-        else:
-            run.fused()
+        run.propose()
         run.finalize()
         return self.proposals(batch)
 
@@ -315,7 +180,20 @@ class _Run:
         self.keys = owner._keys[:count].view(-1, self.batch)
         self.chosen = owner._chosen[:count].view(-1, self.batch)
 
-    def project_hidden(self) -> None:
+    def propose(self) -> None:
+        prefix, proposals = self.o.prefix, self.shape.num_proposals
+        if prefix:
+            self._scan(0, prefix, corrected=False)
+        if prefix == proposals:
+            return
+        self._project_hidden()
+        for j in range(proposals):
+            self._gru(j)
+            if j >= prefix:
+                self._project(j)
+                self._scan(j, 1, corrected=True)
+
+    def _project_hidden(self) -> None:
         o, shape, tile = self.o, self.shape, self.plan.hidden
         rows = self.batch * shape.num_proposals
         grid = (triton.cdiv(rows, self.plan.hidden_rows), triton.cdiv(shape.rank, tile.rows))
@@ -324,39 +202,6 @@ class _Run:
             self.batch, shape.num_proposals, shape.hidden, shape.rank,
             BLOCK_M=self.plan.hidden_rows, BLOCK_N=tile.rows, BLOCK_K=tile.depth,
             USE_DOT=True, UPCAST=INTERPRETED, NUM_STAGES=tile.num_stages, num_warps=tile.num_warps,
-        )  # fmt: skip
-
-    def fused(self) -> None:
-        prefix, proposals = self.o.prefix, self.shape.num_proposals
-        if prefix:
-            self._scan(0, prefix, corrected=False)
-        for j in range(proposals if prefix < proposals else 0):
-            self._gru(j)
-            if j >= prefix:
-                self._project(j)
-                self._scan(j, 1, corrected=True)
-
-    def persistent(self) -> None:
-        if self.o.prefix == self.shape.num_proposals:
-            self._scan(0, self.o.prefix, corrected=False)
-            return
-        o, shape, plan, w = self.o, self.shape, self.plan, self.o.weights
-        o._barrier.zero_()
-        # The plan leaves every thread its 255 registers; untold, the compiler would spill to fit more programs.
-        options = {} if INTERPRETED else {"launch_cooperative_grid": True, "maxnreg": 255}
-        self.o._launch(persistent_kernel, (plan.num_programs,),
-            o._barrier, self.bonus, o._table, o._table.stride(0),
-            w.w_ih, w.w_ih.stride(0), w.w_hh, w.w_hh.stride(0), *self.biases, o._state, o._state.stride(0),
-            o._z_part, self.w1_state, w.w1.stride(0), self.base, *self.base.stride(),
-            o._correction, w.w2, w.w2.stride(0), self.keys, o._maxima, o._sums, *self.sampling,
-            self.batch, shape.num_proposals, o.prefix, shape.vocab, shape.hidden, shape.num_units, shape.rank,
-            HAS_BIAS=self.has_bias, INPUT=o._input, SAMPLED=self.sampled, BLOCK_B=plan.block_b,
-            BLOCK_V=plan.scan.rows, BASE_BLOCK_V=plan.base_rows,
-            BLOCK_R=plan.scan.depth, WHOLE_RANK=plan.scan.depth >= shape.rank,
-            BLOCK_G=plan.gru.rows, GRU_BLOCK_K=plan.gru.depth,
-            BLOCK_N=plan.project.rows, PROJECT_BLOCK_K=plan.project.depth,
-            USE_DOT=plan.use_dot, UPCAST=INTERPRETED, NUM_STAGES=plan.scan.num_stages,
-            num_warps=plan.scan.num_warps, **options,
         )  # fmt: skip
 
     def finalize(self) -> None:
@@ -396,7 +241,8 @@ class _Run:
         self.o._launch(gru_kernel, (self.batch_blocks, triton.cdiv(shape.num_units, tile.rows)),
             j, self.bonus, self.keys, inputs, inputs.stride(0), w.w_ih, w.w_ih.stride(0), w.w_hh, w.w_hh.stride(0),
             *self.biases, o._state, o._state.stride(0), self.batch, shape.hidden, shape.num_units,
-            HAS_BIAS=self.has_bias, INPUT=o._input, BLOCK_B=self.plan.block_b, BLOCK_G=tile.rows, BLOCK_K=tile.depth,
+            HAS_BIAS=self.has_bias, GATHER=o._embed is None,
+            BLOCK_B=self.plan.block_b, BLOCK_G=tile.rows, BLOCK_K=tile.depth,
             USE_DOT=self.plan.use_dot, UPCAST=INTERPRETED, NUM_STAGES=tile.num_stages, num_warps=tile.num_warps,
         )  # fmt: skip
 
@@ -414,7 +260,7 @@ class _Run:
         self.o._launch(scan_kernel, (self.batch_blocks, self.plan.num_programs, count),
             first, self.base, *self.base.stride(), o._correction, w2, w2.stride(0), self.keys, o._maxima, o._sums,
             *self.sampling, self.batch, shape.num_proposals, shape.vocab, self._vocab_start, shape.rank,
-            CORRECTED=corrected, SAMPLED=self.sampled, BLOCK_B=self.plan.block_b, 
+            CORRECTED=corrected, SAMPLED=self.sampled, BLOCK_B=self.plan.block_b,
             BLOCK_V=tile.rows if corrected else self.plan.base_rows,
             BLOCK_R=tile.depth, WHOLE_RANK=tile.depth >= shape.rank,
             USE_DOT=self.plan.use_dot, UPCAST=INTERPRETED, NUM_STAGES=tile.num_stages, num_warps=tile.num_warps,
@@ -429,15 +275,6 @@ class _Run:
         self.o._launch(
             merge_keys_kernel, (triton.cdiv(number, 128),), gathered, keys, chosen, number, gathered.shape[0], BLOCK=128
         )
-
-
-def input_gate_table(embedding: torch.Tensor, w_ih: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """``E W_ih^T`` ``[V, 3G]`` computed in float32, a few thousand rows at a time; turns a GEMV into a row read."""
-    table = torch.empty(embedding.shape[0], w_ih.shape[0], dtype=dtype, device=embedding.device)
-    weight = w_ih.float().t()
-    for start in range(0, embedding.shape[0], 4096):
-        table[start : start + 4096] = embedding[start : start + 4096].float() @ weight
-    return table
 
 
 def _check_weights(weights: Weights, embedding: torch.Tensor | Embedder, num_proposals: int, vocab_start: int) -> Shape:

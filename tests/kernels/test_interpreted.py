@@ -1,4 +1,4 @@
-"""Runs ``twins/`` on the CPU, in a process of its own: Triton decides at import, for a whole process, to interpret."""
+"""Runs ``ops/`` on the CPU in Triton's interpreter: in a process of its own, for which Triton decides at import."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from pathlib import Path
 
 import pytest
 
-TWINS = Path(__file__).parent / "twins"
+OPS = Path(__file__).parent / "ops"
 # Too large for the interpreter.
 GPU_ONLY = "test_rollout_full_size.py"
-FILES = sorted(path.name for path in TWINS.glob("test_*.py") if path.name != GPU_ONLY)
+FILES = sorted(path.name for path in OPS.glob("test_*.py") if path.name != GPU_ONLY)
 
 
 @pytest.fixture(scope="module")
 def interpreted() -> str:
     """What pytest says of all files, in one process: each would import torch and Triton anew."""
     # Without the project's -q, so that pytest names files and says how many passed.
-    options = ["-o", "addopts=--strict-markers", "-p", "no:cacheprovider", f"--ignore=twins/{GPU_ONLY}", "-rA"]
+    options = ["-o", "addopts=--strict-markers", "-p", "no:cacheprovider", f"--ignore=ops/{GPU_ONLY}", "-rA"]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", *options, "twins"],
-        cwd=TWINS.parent,
+        [sys.executable, "-m", "pytest", *options, "ops"],
+        cwd=OPS.parent,
         env=os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -34,6 +34,6 @@ def interpreted() -> str:
 
 @pytest.mark.parametrize("file", FILES)
 def test_interpreted(interpreted, file):
-    """To see one test alone: ``TRITON_INTERPRET=1 pytest tests/kernels/twins/FILE -k NAME``."""
-    outcomes = re.findall(rf"^([A-Z]+) (?:\[\d+\] )?twins/{file}\b", interpreted, re.MULTILINE)
+    """To see one test alone: ``TRITON_INTERPRET=1 pytest tests/kernels/ops/FILE -k NAME``."""
+    outcomes = re.findall(rf"^([A-Z]+) (?:\[\d+\] )?ops/{file}\b", interpreted, re.MULTILINE)
     assert set(outcomes) == {"PASSED"}, interpreted[-9000:]

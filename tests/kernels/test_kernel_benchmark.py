@@ -18,11 +18,6 @@ from tests.support.paths import ROOT
 BENCHMARK = ROOT / "benchmarks" / "kernels"
 
 
-@pytest.fixture(autouse=True)
-def benchmark_on_path(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARK))
-
-
 def tiny_model():
     from rollout_arms import make_inputs, make_model
     from rollout_shapes import ModelShape
@@ -41,7 +36,7 @@ def test_without_a_gpu_it_says_so_and_prints_what_it_can():
     lines = done.stdout.splitlines()
     assert any(line.split()[:2] == ["qwen3-8b", "365"] for line in lines)  # microseconds at batch 1
     compiled = [line.split() for line in lines if " sm_90 " in line]
-    assert {"gru", "project", "scan", "persistent"} <= {row[0] for row in compiled}
+    assert {"gru", "project", "scan", "finalize"} <= {row[0] for row in compiled}
     registers, spilled = zip(*((int(row[-4]), int(row[-3])) for row in compiled), strict=True)
     assert all(0 < count <= 255 for count in registers) and set(spilled) == {0}
 
@@ -91,7 +86,7 @@ def test_upstream_comes_out_of_a_wheel_without_sglang(tmp_path, monkeypatch, imp
 
 
 def test_every_arm_drafts_the_oracles_tokens():
-    """SGLang's exact path and ours' PyTorch twin, in bfloat16, against float32; differences must be near-ties."""
+    """SGLang's exact path and the PyTorch rollout, in bfloat16, against float32; differences must be near-ties."""
     from rollout_arms import load_upstream, torch_arm, upstream_arm
     from rollout_timing import count_differences, run_oracle
 
@@ -113,9 +108,9 @@ def test_table_plot_and_rows(tmp_path, capsys):
 
     # Made-up numbers, chosen so that the ratios are easy: nothing here is a measurement.
     common = dict(shape="tiny", batch=1, floor_us=10.0, gb_per_s=None, extra_mb=0.0, differing_requests=None)
-    times = {"LM head": 100.0, "torch": 60.0, "sglang pool 2048": 160.0, "fused": 20.0}
+    times = {"LM head": 100.0, "torch": 60.0, "sglang pool 2048": 160.0, "ours": 20.0}
     rows = [common | {"arm": arm, "median_us": time, "warm_median_us": time} for arm, time in times.items()]
-    rows.append({"arm": "persistent", "error": "broken", "shape": "tiny", "batch": 1, "floor_us": 10.0})
+    rows.append({"arm": "ours sampled", "error": "broken", "shape": "tiny", "batch": 1, "floor_us": 10.0})
     for row in rows:
         print_row(row)
         append_row(tmp_path / "results.jsonl", row)
@@ -125,10 +120,10 @@ def test_table_plot_and_rows(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "torch / ours 3.00x" in printed
     assert "sglang pool 2048 / ours 3.00x without the LM head, 1.33x with it in both" in printed
-    assert "persistent           failed: broken" in printed
+    assert "ours sampled         failed: broken" in printed
     assert [json.loads(line)["arm"] for line in (tmp_path / "results.jsonl").read_text().splitlines()] == [
         *times,
-        "persistent",
+        "ours sampled",
     ]
     assert (tmp_path / "latency.png").stat().st_size > 1000
 
@@ -142,25 +137,6 @@ def made_up(shape: str, batch: int, **times: float | None) -> list[dict]:
     return rows
 
 
-def test_the_measured_choice_is_a_line_for_the_plan(capsys):
-    from rollout_choice import auto_variant_line, print_choice
-
-    assert auto_variant_line(made_up("small", 1, torch=5.0)) is None
-    rows = [
-        *made_up("small", 1, fused=12.0, persistent=10.0),
-        *made_up("large", 1, fused=20.0, persistent=21.0),
-        *made_up("small", 4, fused=12.0, persistent=10.0),
-        *made_up("large", 4, fused=20.0, persistent=None),
-        *made_up("small", 64, fused=12.0, persistent=14.0),
-        *made_up("large", 64, fused=20.0, persistent=19.0),
-    ]
-    line = auto_variant_line(rows)
-    assert line == 'AUTO_VARIANT: tuple[tuple[int, Variant], ...] = ((1, "persistent"), (1 << 30, "fused"),)'
-    print_choice(rows)
-    printed = capsys.readouterr().out
-    assert "large      B=4             20.0             -   fused" in printed and line in printed
-
-
 def test_targets_are_judged_by_the_worst_measurement(capsys):
     from rollout_targets import print_targets
 
@@ -169,8 +145,8 @@ def test_targets_are_judged_by_the_worst_measurement(capsys):
     times = {"torch": 60.0, "LM head": 100.0, "sglang pool 2048": 160.0, "sglang pool 0": 150.0}
     print_targets(
         [
-            *made_up("small", 1, **times, fused=20.0, persistent=12.0),
-            *made_up("small", 64, **times, fused=40.0, persistent=None),
+            *made_up("small", 1, **times, ours=12.0),
+            *made_up("small", 64, **times, ours=40.0),
         ]
     )
     printed = capsys.readouterr().out

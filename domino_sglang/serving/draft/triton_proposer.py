@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 import torch
 
 from domino_kernels import BonusDraw, DominoRollout
@@ -12,8 +10,6 @@ from domino_sglang.core.config import DominoConfig
 from domino_sglang.core.head import Draft, DraftSampling, HeadWeights
 from domino_sglang.core.verify import BonusOf, DraftRows, bonus_token
 from domino_sglang.serving.draft.proposer import DraftedBlock, TargetHead, proposal_rows
-
-logger = logging.getLogger(__name__)
 
 
 class TritonProposer:
@@ -50,7 +46,6 @@ class TritonProposer:
             pure_draft_prefix_len=min(config.pure_draft_prefix_len, proposals),
             shard=None if shard.all_gather is None else KernelShard(shard.start, shard.all_gather),
         )
-        logger.info("DOMINO's head kernels by batch size: %s.", self.rollout.choice)
         # A rank that holds a part of the vocabulary has a part of q: its bonus token is drawn in PyTorch.
         self.bonus_of = bonus_by_kernel(weights.w2) if shard.all_gather is None else bonus_token
         size = max_batch * proposals * target.columns

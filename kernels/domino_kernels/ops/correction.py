@@ -57,10 +57,7 @@ def correct_tile(
 
 @triton.jit
 def _correction_part(c_rows, row_mask, k, rank):
-    # Past the L1: another program of the persistent kernel has just written it.
-    return tl.load(
-        c_rows[None, :] + k[:, None], mask=row_mask[None, :] & (k < rank)[:, None], other=0.0, cache_modifier=".cg"
-    )
+    return tl.load(c_rows[None, :] + k[:, None], mask=row_mask[None, :] & (k < rank)[:, None], other=0.0)
 
 
 @triton.jit

@@ -12,16 +12,6 @@ import triton.language as tl
 from domino_kernels.ops.contract import contract
 from domino_kernels.ops.ordering import token_of
 
-INPUT_EMBEDDING = 0
-"""Inputs are rows of the embedding table, gathered by token."""
-INPUT_ROWS = 1
-"""Inputs are one row per request, already embedded (a vocabulary-parallel embedding did it)."""
-INPUT_GATES = 2
-"""Inputs are rows of the precomputed ``E W_ih^T`` ``[V, 3G]``, gathered by token."""
-
-_ROWS = tl.constexpr(INPUT_ROWS)
-_GATES = tl.constexpr(INPUT_GATES)
-
 
 @triton.jit
 def gate_products(
@@ -49,9 +39,7 @@ def gate_products(
     for start in tl.range(0, depth, BLOCK_K, num_stages=NUM_STAGES):
         k = start + tl.arange(0, BLOCK_K)
         mask = unit_mask[:, None] & (k < depth)[None, :]
-        x = tl.load(
-            x_rows[None, :] + k[:, None], mask=row_mask[None, :] & (k < depth)[:, None], other=0.0, cache_modifier=".cg"
-        )
+        x = tl.load(x_rows[None, :] + k[:, None], mask=row_mask[None, :] & (k < depth)[:, None], other=0.0)
         # Read again for the next proposal while W2 streams past: ask the L2 to keep them.
         w_r = tl.load(rows + k[None, :], mask=mask, other=0.0, eviction_policy="evict_last")
         w_z = tl.load(rows + gate + k[None, :], mask=mask, other=0.0, eviction_policy="evict_last")
@@ -60,86 +48,6 @@ def gate_products(
         z = contract(w_z, x, z, USE_DOT, UPCAST)
         n = contract(w_n, x, n, USE_DOT, UPCAST)
     return r, z, n
-
-
-@triton.jit
-def gru_units(
-    unit_block,
-    batch_block,
-    j,
-    bonus_ptr,
-    key_ptr,
-    input_ptr,
-    stride_input,
-    w_ih_ptr,
-    stride_w_ih,
-    w_hh_ptr,
-    stride_w_hh,
-    b_ih_ptr,
-    b_hh_ptr,
-    state_ptr,
-    stride_state,
-    batch,
-    hidden,
-    num_units,
-    HAS_BIAS: tl.constexpr,
-    INPUT: tl.constexpr,
-    BLOCK_B: tl.constexpr,
-    BLOCK_G: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    USE_DOT: tl.constexpr,
-    UPCAST: tl.constexpr,
-    NUM_STAGES: tl.constexpr,
-):
-    """State ``s_j`` of one block of units and one block of requests; ``j`` counts proposals from 0.
-
-    Reads ``s_{j-1}`` from slot ``(j + 1) % 2`` of ``state_ptr`` (float32 ``[2, max_batch, G]``), writes slot ``j % 2``.
-    ``key_ptr`` int64 ``[S, B]`` holds the chosen tokens (``ops.ordering``).
-    """
-    b = batch_block * BLOCK_B + tl.arange(0, BLOCK_B)
-    units = unit_block * BLOCK_G + tl.arange(0, BLOCK_G)
-    row_mask = b < batch
-    unit_mask = units < num_units
-    mask = unit_mask[:, None] & row_mask[None, :]
-    if INPUT == _ROWS:
-        row = b.to(tl.int64)
-    else:
-        if j == 0:
-            row = tl.load(bonus_ptr + b, mask=row_mask, other=0)
-        else:
-            row = token_of(tl.load(key_ptr + (j - 1) * batch + b, mask=row_mask, other=-1, cache_modifier=".cg"))
-    if INPUT == _GATES:
-        gates = input_ptr + row[None, :] * stride_input + units[:, None]
-        i_r = tl.load(gates, mask=mask, other=0.0).to(tl.float32)
-        i_z = tl.load(gates + num_units, mask=mask, other=0.0).to(tl.float32)
-        i_n = tl.load(gates + 2 * num_units, mask=mask, other=0.0).to(tl.float32)
-    else:
-        i_r, i_z, i_n = gate_products(
-            input_ptr + row * stride_input, row_mask, w_ih_ptr, stride_w_ih, units, unit_mask, num_units, hidden,
-            BLOCK_B, BLOCK_G, BLOCK_K, USE_DOT, UPCAST, NUM_STAGES,
-        )  # fmt: skip
-    old = state_ptr + ((j + 1) % 2) * stride_state + b.to(tl.int64) * num_units
-    # The state is zero before the bonus token is read: a loop of no turns instead of a cleared buffer.
-    depth = tl.where(j == 0, 0, num_units)
-    h_r, h_z, h_n = gate_products(
-        old, row_mask, w_hh_ptr, stride_w_hh, units, unit_mask, num_units, depth,
-        BLOCK_B, BLOCK_G, BLOCK_K, USE_DOT, UPCAST, NUM_STAGES,
-    )  # fmt: skip
-    if HAS_BIAS:
-        bias = b_ih_ptr + units
-        i_r += tl.load(bias, mask=unit_mask, other=0.0).to(tl.float32)[:, None]
-        i_z += tl.load(bias + num_units, mask=unit_mask, other=0.0).to(tl.float32)[:, None]
-        i_n += tl.load(bias + 2 * num_units, mask=unit_mask, other=0.0).to(tl.float32)[:, None]
-        bias = b_hh_ptr + units
-        h_r += tl.load(bias, mask=unit_mask, other=0.0).to(tl.float32)[:, None]
-        h_z += tl.load(bias + num_units, mask=unit_mask, other=0.0).to(tl.float32)[:, None]
-        h_n += tl.load(bias + 2 * num_units, mask=unit_mask, other=0.0).to(tl.float32)[:, None]
-    reset = tl.sigmoid(i_r + h_r)
-    update = tl.sigmoid(i_z + h_z)
-    new = 2.0 * tl.sigmoid(2.0 * (i_n + reset * h_n)) - 1.0  # tanh, which neither tl nor the interpreter has
-    before = tl.load(old[None, :] + units[:, None], mask=mask & (j > 0), other=0.0, cache_modifier=".cg")
-    out = state_ptr + (j % 2) * stride_state + b.to(tl.int64)[None, :] * num_units + units[:, None]
-    tl.store(out, new + update * (before - new), mask=mask)
 
 
 @triton.jit(do_not_specialize=["j", "batch"])
@@ -161,7 +69,7 @@ def gru_kernel(
     hidden,
     num_units,
     HAS_BIAS: tl.constexpr,
-    INPUT: tl.constexpr,
+    GATHER: tl.constexpr,
     BLOCK_B: tl.constexpr,
     BLOCK_G: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -169,12 +77,50 @@ def gru_kernel(
     UPCAST: tl.constexpr,
     NUM_STAGES: tl.constexpr,
 ):
-    """Grid ``(batch blocks, unit blocks)``; see :func:`gru_units`."""
-    gru_units(
-        tl.program_id(1), tl.program_id(0), j, bonus_ptr, key_ptr, input_ptr, stride_input,
-        w_ih_ptr, stride_w_ih, w_hh_ptr, stride_w_hh, b_ih_ptr, b_hh_ptr, state_ptr, stride_state,
-        batch, hidden, num_units, HAS_BIAS, INPUT, BLOCK_B, BLOCK_G, BLOCK_K, USE_DOT, UPCAST, NUM_STAGES,
+    """State ``s_j`` of one block of units and one block of requests; ``j`` counts proposals from 0.
+
+    Grid ``(batch blocks, unit blocks)``. Reads ``s_{j-1}`` from slot ``(j + 1) % 2`` of ``state_ptr`` (float32
+    ``[2, max_batch, G]``), writes slot ``j % 2``. ``key_ptr`` int64 ``[S, B]`` holds the chosen tokens
+    (``ops.ordering``); by them, and by ``bonus_ptr`` int64 ``[B]`` for ``j`` = 0, rows of ``input_ptr`` ``[V, H]`` are
+    gathered. Without ``GATHER`` the inputs are one row a request, already embedded: ``[B, H]``.
+    """
+    b = tl.program_id(0) * BLOCK_B + tl.arange(0, BLOCK_B)
+    units = tl.program_id(1) * BLOCK_G + tl.arange(0, BLOCK_G)
+    row_mask = b < batch
+    unit_mask = units < num_units
+    mask = unit_mask[:, None] & row_mask[None, :]
+    row = b.to(tl.int64)
+    if GATHER:
+        if j == 0:
+            row = tl.load(bonus_ptr + b, mask=row_mask, other=0)
+        else:
+            row = token_of(tl.load(key_ptr + (j - 1) * batch + b, mask=row_mask, other=-1))
+    i_r, i_z, i_n = gate_products(
+        input_ptr + row * stride_input, row_mask, w_ih_ptr, stride_w_ih, units, unit_mask, num_units, hidden,
+        BLOCK_B, BLOCK_G, BLOCK_K, USE_DOT, UPCAST, NUM_STAGES,
     )  # fmt: skip
+    old = state_ptr + ((j + 1) % 2) * stride_state + b.to(tl.int64) * num_units
+    # The state is zero before the bonus token is read: a loop of no turns instead of a cleared buffer.
+    depth = tl.where(j == 0, 0, num_units)
+    h_r, h_z, h_n = gate_products(
+        old, row_mask, w_hh_ptr, stride_w_hh, units, unit_mask, num_units, depth,
+        BLOCK_B, BLOCK_G, BLOCK_K, USE_DOT, UPCAST, NUM_STAGES,
+    )  # fmt: skip
+    if HAS_BIAS:
+        bias = b_ih_ptr + units
+        i_r += tl.load(bias, mask=unit_mask, other=0.0).to(tl.float32)[:, None]
+        i_z += tl.load(bias + num_units, mask=unit_mask, other=0.0).to(tl.float32)[:, None]
+        i_n += tl.load(bias + 2 * num_units, mask=unit_mask, other=0.0).to(tl.float32)[:, None]
+        bias = b_hh_ptr + units
+        h_r += tl.load(bias, mask=unit_mask, other=0.0).to(tl.float32)[:, None]
+        h_z += tl.load(bias + num_units, mask=unit_mask, other=0.0).to(tl.float32)[:, None]
+        h_n += tl.load(bias + 2 * num_units, mask=unit_mask, other=0.0).to(tl.float32)[:, None]
+    reset = tl.sigmoid(i_r + h_r)
+    update = tl.sigmoid(i_z + h_z)
+    new = 2.0 * tl.sigmoid(2.0 * (i_n + reset * h_n)) - 1.0  # tanh, which neither tl nor the interpreter has
+    before = tl.load(old[None, :] + units[:, None], mask=mask & (j > 0), other=0.0)
+    out = state_ptr + (j % 2) * stride_state + b.to(tl.int64)[None, :] * num_units + units[:, None]
+    tl.store(out, new + update * (before - new), mask=mask)
 
 
 def gru_reference(

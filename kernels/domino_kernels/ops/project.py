@@ -37,9 +37,7 @@ def row_products(
             other=0.0,
             eviction_policy="evict_last",
         )
-        x = tl.load(
-            x_rows[None, :] + k[:, None], mask=row_mask[None, :] & (k < depth)[:, None], other=0.0, cache_modifier=".cg"
-        )
+        x = tl.load(x_rows[None, :] + k[:, None], mask=row_mask[None, :] & (k < depth)[:, None], other=0.0)
         acc = contract(w, x, acc, USE_DOT, UPCAST)
     return acc
 
@@ -79,44 +77,6 @@ def project_hidden_kernel(
     tl.store(out, acc, mask=(n < rank)[:, None] & row_mask[None, :])
 
 
-@triton.jit
-def project_units(
-    rank_block,
-    batch_block,
-    j,
-    z_part_ptr,
-    state_ptr,
-    stride_state,
-    w1_state_ptr,
-    stride_w1,
-    correction_ptr,
-    batch,
-    num_proposals,
-    num_units,
-    rank,
-    BLOCK_B: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    USE_DOT: tl.constexpr,
-    UPCAST: tl.constexpr,
-    NUM_STAGES: tl.constexpr,
-):
-    """``c_j`` of one block of ranks and requests, from slot ``j % 2`` of the state, into ``[B, S, R]``."""
-    b = batch_block * BLOCK_B + tl.arange(0, BLOCK_B)
-    n = rank_block * BLOCK_N + tl.arange(0, BLOCK_N)
-    row_mask = b < batch
-    mask = (n < rank)[:, None] & row_mask[None, :]
-    state = state_ptr + (j % 2) * stride_state + b.to(tl.int64) * num_units
-    acc = row_products(
-        state, row_mask, w1_state_ptr + n.to(tl.int64) * stride_w1, n < rank, num_units,
-        BLOCK_B, BLOCK_N, BLOCK_K, USE_DOT, UPCAST, NUM_STAGES,
-    )  # fmt: skip
-    at = (b.to(tl.int64) * num_proposals + j)[None, :] * rank + n[:, None]
-    acc += tl.load(z_part_ptr + at, mask=mask, other=0.0)
-    acc = acc * tl.sigmoid(acc)
-    tl.store(correction_ptr + at, acc.to(correction_ptr.dtype.element_ty), mask=mask)
-
-
 @triton.jit(do_not_specialize=["j", "batch", "num_proposals"])
 def project_kernel(
     j,
@@ -137,12 +97,23 @@ def project_kernel(
     UPCAST: tl.constexpr,
     NUM_STAGES: tl.constexpr,
 ):
-    """Grid ``(batch blocks, rank blocks)``; see :func:`project_units`."""
-    project_units(
-        tl.program_id(1), tl.program_id(0), j, z_part_ptr, state_ptr, stride_state, w1_state_ptr, stride_w1,
-        correction_ptr, batch, num_proposals, num_units, rank,
+    """``c_j`` of one block of ranks and requests, from slot ``j % 2`` of the state, into ``[B, S, R]``.
+
+    Grid ``(batch blocks, rank blocks)``.
+    """
+    b = tl.program_id(0) * BLOCK_B + tl.arange(0, BLOCK_B)
+    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    row_mask = b < batch
+    mask = (n < rank)[:, None] & row_mask[None, :]
+    state = state_ptr + (j % 2) * stride_state + b.to(tl.int64) * num_units
+    acc = row_products(
+        state, row_mask, w1_state_ptr + n.to(tl.int64) * stride_w1, n < rank, num_units,
         BLOCK_B, BLOCK_N, BLOCK_K, USE_DOT, UPCAST, NUM_STAGES,
     )  # fmt: skip
+    at = (b.to(tl.int64) * num_proposals + j)[None, :] * rank + n[:, None]
+    acc += tl.load(z_part_ptr + at, mask=mask, other=0.0)
+    acc = acc * tl.sigmoid(acc)
+    tl.store(correction_ptr + at, acc.to(correction_ptr.dtype.element_ty), mask=mask)
 
 
 def project_reference(z: torch.Tensor, state: torch.Tensor, w1: torch.Tensor) -> torch.Tensor:

@@ -23,12 +23,9 @@ def finite_or_zero(x):
     return tl.where(tl.abs(x) == float("inf"), 0.0, x)
 
 
-@triton.jit
-def scan_tiles(
-    pid,
-    num_programs,
-    batch_block,
-    j,
+@triton.jit(do_not_specialize=["first_proposal", "batch", "num_proposals", "vocab_start"])
+def scan_kernel(
+    first_proposal,
     base_ptr,
     stride_base_b,
     stride_base_s,
@@ -59,10 +56,15 @@ def scan_tiles(
 ):
     """Tiles ``pid, pid + num_programs, ...`` of the vocabulary for one proposal and one block of requests.
 
+    Grid ``(batch blocks, programs, proposals)``; batch blocks vary fastest so that they share W2 tiles in the L2. More
+    than one proposal at once only for uncorrected ones: those wait for no token.
+
     Writes ``key_ptr`` int64 ``[S, B]`` by atomic maximum, and this program's logsumexp as maximum and sum into
     ``max_ptr``, ``sum_ptr`` float32 ``[S, B, num_programs]``.
     """
-    b = batch_block * BLOCK_B + tl.arange(0, BLOCK_B)
+    pid, num_programs = tl.program_id(1), tl.num_programs(1)
+    j = first_proposal + tl.program_id(2)
+    b = tl.program_id(0) * BLOCK_B + tl.arange(0, BLOCK_B)
     row_mask = b < batch
     base = base_ptr + b.to(tl.int64) * stride_base_b + j * tl.cast(stride_base_s, tl.int64)
     c_rows = correction_ptr + (b.to(tl.int64) * num_proposals + j) * rank
@@ -114,50 +116,6 @@ def scan_tiles(
     tl.atomic_max(key_ptr + row, best, mask=row_mask, sem="relaxed")
     tl.store(max_ptr + row.to(tl.int64) * num_programs + pid, highest, mask=row_mask)
     tl.store(sum_ptr + row.to(tl.int64) * num_programs + pid, total, mask=row_mask)
-
-
-@triton.jit(do_not_specialize=["first_proposal", "batch", "num_proposals", "vocab_start"])
-def scan_kernel(
-    first_proposal,
-    base_ptr,
-    stride_base_b,
-    stride_base_s,
-    stride_base_v,
-    correction_ptr,
-    w2_ptr,
-    stride_w2,
-    key_ptr,
-    max_ptr,
-    sum_ptr,
-    temperature_ptr,
-    seed_ptr,
-    position_ptr,
-    batch,
-    num_proposals,
-    vocab,
-    vocab_start,
-    rank,
-    CORRECTED: tl.constexpr,
-    SAMPLED: tl.constexpr,
-    BLOCK_B: tl.constexpr,
-    BLOCK_V: tl.constexpr,
-    BLOCK_R: tl.constexpr,
-    WHOLE_RANK: tl.constexpr,
-    USE_DOT: tl.constexpr,
-    UPCAST: tl.constexpr,
-    NUM_STAGES: tl.constexpr,
-):
-    """Grid ``(batch blocks, programs, proposals)``; batch blocks vary fastest so that they share W2 tiles in the L2.
-
-    More than one proposal at once only for uncorrected ones: those wait for no token. See :func:`scan_tiles`.
-    """
-    scan_tiles(
-        tl.program_id(1), tl.num_programs(1), tl.program_id(0), first_proposal + tl.program_id(2),
-        base_ptr, stride_base_b, stride_base_s, stride_base_v, correction_ptr, w2_ptr, stride_w2,
-        key_ptr, max_ptr, sum_ptr, temperature_ptr, seed_ptr, position_ptr,
-        batch, num_proposals, vocab, vocab_start, rank,
-        CORRECTED, SAMPLED, BLOCK_B, BLOCK_V, BLOCK_R, WHOLE_RANK, USE_DOT, UPCAST, NUM_STAGES,
-    )  # fmt: skip
 
 
 def scan_reference(

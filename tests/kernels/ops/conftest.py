@@ -1,4 +1,4 @@
-"""Each test here runs twice in its life: interpreted on a CPU, and compiled on a GPU (then it is marked ``gpu``).
+"""These tests run on a GPU when there is one (they are marked ``gpu``), and in Triton's interpreter otherwise.
 
 Triton decides at import whether it interprets, for the whole process; ``../test_interpreted.py`` therefore runs this
 folder in a process of its own, and nothing leaks into the other tests.
@@ -23,6 +23,11 @@ def pytest_collection_modifyitems(items):
         item.add_marker(pytest.mark.gpu)
         if not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no GPU here; test_interpreted.py runs this test on the CPU"))
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
 
 
 @pytest.fixture

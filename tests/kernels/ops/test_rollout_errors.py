@@ -5,10 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-import torch
 from rollout_cases import make_case
-
-from domino_kernels import VocabShard
 
 
 @pytest.mark.parametrize(
@@ -16,11 +13,7 @@ from domino_kernels import VocabShard
     [
         (dict(max_batch=0), "max_batch is 0, expected at least 1"),
         (dict(pure_draft_prefix_len=9), r"pure_draft_prefix_len is 9, expected 0 to num_proposals \(3\)"),
-        (dict(variant="fast"), "variant is 'fast', expected 'fused'"),
         (dict(num_proposals=0), "num_proposals is 0"),
-        (dict(embedding=lambda t: t, gate_table=torch.float32), "gate_table needs the embedding table"),
-        (dict(embedding=lambda t: t, variant="persistent"), "use variant='fused'"),
-        (dict(shard=VocabShard(0, lambda t: t[None]), variant="persistent"), "use variant='fused'"),
     ],
 )
 def test_bad_settings(device, options, words):

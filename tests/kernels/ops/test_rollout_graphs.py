@@ -11,7 +11,6 @@ from rollout_cases import check, make_case
 
 from tests.support.recording import Recording, record_kernels
 
-VARIANTS = ["fused", "persistent"]
 BATCHES = [1, 2, 3, 16, 33] if torch.cuda.is_available() else [1, 3, 33]
 
 
@@ -49,12 +48,11 @@ def captured(case, device: str) -> tuple[Callable[[], None], Any]:
     return replay, got
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("sampled", [False, True])
-def test_replay_with_changing_inputs(variant, batch, sampled, device):
+def test_replay_with_changing_inputs(batch, sampled, device):
     shape = sizes(device, batch=batch)
-    case = make_case(variant=variant, sampled=sampled, **shape)
+    case = make_case(sampled=sampled, **shape)
     replay, got = captured(case, device)
     for seed in range(1, 6 if device == "cuda" else 2):
         fresh = make_case(sampled=sampled, seed=seed, **shape)
@@ -71,10 +69,9 @@ def test_replay_with_changing_inputs(variant, batch, sampled, device):
         check(case, got)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("batch", [1, 8])
-def test_a_thousand_replays_agree(variant, batch, device):
-    case = make_case(variant=variant, **sizes(device, batch=batch))
+def test_a_thousand_replays_agree(batch, device):
+    case = make_case(**sizes(device, batch=batch))
     replay, got = captured(case, device)
     replay()
     first = [t.clone() for t in (got.tokens, got.log_q, got.logsumexp, got.correction)]
@@ -84,9 +81,8 @@ def test_a_thousand_replays_agree(variant, batch, device):
             assert torch.equal(now, then)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_a_call_allocates_nothing(variant, device):
-    case = make_case(variant=variant, device=device)
+def test_a_call_allocates_nothing(device):
+    case = make_case(device=device)
     rollout = case.built()
     rollout(case.z, case.base, case.bonus)
     if device == "cpu":

@@ -1,4 +1,4 @@
-"""What the compiler makes of every kernel a rollout launches, for any NVIDIA architecture, without a GPU.
+"""What the compiler makes of every kernel, for any NVIDIA architecture, without a GPU.
 
 The launches are recorded from a real :class:`DominoRollout` over meta tensors, so what is compiled here is what would
 run: same tiles, same types, same specialisation of strides and pointers.
@@ -15,12 +15,13 @@ from typing import Any
 
 import torch
 import triton
+from rollout_shapes import SHAPES, ModelShape
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from domino_kernels.bonus import BonusDraw
-from domino_kernels.plan import Device, Variant
-from domino_kernels.rollout import DominoRollout, RolloutWeights, VocabShard
+from domino_kernels import BonusDraw, DominoRollout, VocabShard
+from domino_kernels.plan import Device
+from domino_sglang.core.head import HeadWeights
 
 DEVICES = {
     80: Device(num_sms=108, shared_memory=163 * 1024),
@@ -40,23 +41,12 @@ _TYPES = {
 
 
 @dataclass(frozen=True)
-class HeadShape:
-    """A Domino head: H, V, G, R, S and the dtype of its weights."""
-
-    hidden: int = 4096
-    vocab: int = 151936
-    num_units: int = 1024
-    rank: int = 256
-    num_proposals: int = 15
-    dtype: torch.dtype = torch.bfloat16
-
-
-@dataclass(frozen=True)
 class KernelResources:
     """One compiled kernel.
 
     Attributes:
         arch: compute capability times ten.
+        batch: requests it was launched for.
         registers: per thread.
         spilled: bytes of stack and local memory per thread; these kernels have no other use for them.
         shared: bytes per program, fixed and dynamic together. num_warps: per program.
@@ -66,8 +56,6 @@ class KernelResources:
     kernel: str
     arch: int
     batch: int
-    variant: str
-    sampled: bool
     registers: int
     spilled: int
     shared: int
@@ -135,14 +123,11 @@ def record_launches(
     arch: int,
     batch: int,
     *,
-    shape: HeadShape | None = None,
-    variant: Variant | None = None,
+    shape: ModelShape = SHAPES["qwen3-8b"],
     sampled: bool = False,
     sharded: bool = False,
-    gate_table: torch.dtype | None = None,
 ) -> list[Launch]:
-    """The distinct launches of one call with ``batch`` requests, proposal 1 uncorrected, on device ``arch``."""
-    shape = shape or HeadShape()
+    """The distinct launches of one call with ``batch`` requests, on device ``arch``."""
     h, v, g, r = shape.hidden, shape.vocab, shape.num_units, shape.rank
 
     def empty(*size: int, dtype: torch.dtype = shape.dtype) -> torch.Tensor:
@@ -150,14 +135,12 @@ def record_launches(
 
     rollout = _RecordedRollout(
         DEVICES[arch],
-        RolloutWeights(empty(3 * g, h), empty(3 * g, g), empty(r, h + g), empty(v, r)),
+        HeadWeights(empty(3 * g, h), empty(3 * g, g), empty(r, h + g), empty(v, r)),
         embedding=empty(v, h),
         max_batch=batch,
         num_proposals=shape.num_proposals,
-        pure_draft_prefix_len=min(1, shape.num_proposals),
-        variant=variant,
+        pure_draft_prefix_len=shape.prefix,
         shard=VocabShard(0, lambda x: torch.stack((x, x))) if sharded else None,
-        gate_table=gate_table,
     )
     sampling = RecordedSampling(batch) if sampled else None
     z, base = empty(batch, shape.num_proposals, h), empty(batch, shape.num_proposals, v)
@@ -180,9 +163,8 @@ class _RecordedBonus(BonusDraw):
         self.launches.append(specialise(kernel, arguments, options))
 
 
-def record_bonus(arch: int, batch: int, shape: HeadShape | None = None) -> list[Launch]:
+def record_bonus(arch: int, batch: int, shape: ModelShape = SHAPES["qwen3-8b"]) -> list[Launch]:
     """The launch that draws the bonus tokens of ``batch`` requests on device ``arch``."""
-    shape = shape or HeadShape()
     v, r, s = shape.vocab, shape.rank, shape.num_proposals
 
     def empty(*size: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -210,7 +192,7 @@ class RecordedSampling:
         self.position = torch.empty(batch, dtype=torch.int64, device="meta")
 
 
-def compile_launch(launch: Launch, arch: int, batch: int, variant: str, sampled: bool) -> KernelResources:
+def compile_launch(launch: Launch, arch: int, batch: int) -> KernelResources:
     """Compile to a cubin for ``arch`` and read the machine code's resources.
 
     Raises:
@@ -223,8 +205,6 @@ def compile_launch(launch: Launch, arch: int, batch: int, variant: str, sampled:
         kernel=_describe(launch),
         arch=arch,
         batch=batch,
-        variant=variant,
-        sampled=sampled,
         registers=_number(r"REG:(\d+)", report),
         spilled=_number(r"STACK:(\d+)", report) + _number(r"LOCAL:(\d+)", report),
         shared=compiled.metadata.shared,

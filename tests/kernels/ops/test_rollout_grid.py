@@ -1,4 +1,4 @@
-"""The rollout against the fp32 oracle: shapes, dtypes, variants, edges."""
+"""The rollout against the fp32 oracle: shapes, dtypes, edges."""
 
 from __future__ import annotations
 
@@ -8,33 +8,26 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rollout_cases import check, make_case
 
-from domino_kernels import plan
 
-VARIANTS = ("fused", "persistent")
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize(("batch", "proposals"), [(1, 3), (2, 3), (3, 3), (19, 2)])
 @pytest.mark.parametrize("sampled", [False, True])
-def test_batches(device, variant, batch, proposals, sampled):
-    check(make_case(batch=batch, proposals=proposals, sampled=sampled, variant=variant, device=device))
+def test_batches(device, batch, proposals, sampled):
+    check(make_case(batch=batch, proposals=proposals, sampled=sampled, device=device))
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("batch", [1, 5])
-def test_half_precision(device, variant, dtype, batch):
-    check(make_case(batch=batch, dtype=dtype, variant=variant, sampled=batch == 5, device=device))
+def test_half_precision(device, dtype, batch):
+    check(make_case(batch=batch, dtype=dtype, sampled=batch == 5, device=device))
 
 
 def test_float32_logits_from_bfloat16_weights(device):
     check(make_case(dtype=torch.bfloat16, base_dtype=torch.float32, device=device))
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("prefix", [0, 1, 2, 3])
-def test_prefix_lengths(device, variant, prefix):
-    check(make_case(prefix=prefix, variant=variant, bias=prefix == 0, sampled=prefix == 2, device=device))
+def test_prefix_lengths(device, prefix):
+    check(make_case(prefix=prefix, bias=prefix == 0, sampled=prefix == 2, device=device))
 
 
 @pytest.mark.parametrize(
@@ -74,17 +67,15 @@ def test_any_shape(device, data):
             prefix=size("prefix", 0, proposals),
             sampled=data.draw(st.booleans(), label="sampled"),
             bias=data.draw(st.booleans(), label="bias"),
-            variant=data.draw(st.sampled_from(VARIANTS), label="variant"),
             seed=size("seed", 0, 2**20),
             device=device,
         )
     )
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("layout", ["slice", "proposals first", "vocabulary strided"])
-def test_strided_inputs(device, variant, layout):
-    case = make_case(variant=variant, device=device)
+def test_strided_inputs(device, layout):
+    case = make_case(device=device)
     batch, proposals, vocab = case.base.shape
     if layout == "slice":
         store = torch.full((batch, proposals + 2, vocab + 5), float("nan"), device=device)
@@ -107,36 +98,14 @@ def test_smaller_batches_share_one_rollout(device):
         check(part, rollout(part.z, part.base, part.bonus))
 
 
-def test_the_variant_follows_the_batch_size(device, monkeypatch):
-    # A bound inside a bucket holds for none of it: 5 to 8 requests share their plan and buffers.
-    monkeypatch.setattr(plan, "AUTO_VARIANT", ((2, "persistent"), (6, "fused"), (1 << 30, "persistent")))
-    whole = make_case(batch=9, proposals=2, device=device)
-    rollout = whole.built()
-    assert rollout.choice == "persistent to B=2, fused to B=4, persistent to B=9"
-    for batch in (1, 3, 5, 9):
-        part = whole.with_(z=whole.z[:batch], base=whole.base[:batch], bonus=whole.bonus[:batch])
-        check(part, rollout(part.z, part.base, part.bonus))
-    assert whole.built(embedding=lambda tokens: whole.embedding[tokens]).choice == "fused to B=9"
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("sampled", [False, True])
-def test_every_output_and_workspace_is_written(device, variant, sampled):
-    case = make_case(variant=variant, sampled=sampled, prefix=2, device=device)
+def test_every_output_and_workspace_is_written(device, sampled):
+    case = make_case(sampled=sampled, prefix=2, device=device)
     rollout = case.built()
     for tensor in vars(rollout).values():
         if isinstance(tensor, torch.Tensor) and tensor is not case.embedding:
             tensor.fill_(float("nan") if tensor.is_floating_point() else 2**30)
     check(case, rollout(case.z, case.base, case.bonus, case.sampling))
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("batch", [1, 3])
-def test_precomputed_input_gates(device, variant, batch):
-    case = make_case(bias=True, variant=variant, batch=batch, device=device)
-    check(case, case.run(gate_table=torch.float32))
-    extra = case.built(gate_table=torch.float32).extra_bytes - case.built().extra_bytes
-    assert extra == case.embedding.shape[0] * case.weights.w_ih.shape[0] * 4
 
 
 def test_embedding_may_be_a_callable(device):
