@@ -6,6 +6,10 @@ Everything is replayed from CUDA graphs, each time with an overwritten L2 (the m
 beside it as "warm"); medians are printed and written, with a plot, into
 ``benchmarks/results/<date>-<hardware>-kernels/``. SGLang's function contains the LM head, so the LM head is timed
 alone as well and both ratios are given. Without a GPU it prints the floors and the compiled kernels' resources.
+
+    python benchmarks/kernels/rollout.py --count-bytes DRAFTER PROMPTS.jsonl
+
+drafts for these prompts under Transformers, on any machine, and counts what each way of choosing reads of W2.
 """
 
 from __future__ import annotations
@@ -32,6 +36,10 @@ from rollout_targets import print_targets  # noqa: E402
 
 def main() -> int:
     options = parse_options()
+    if options.count_bytes:
+        from rollout_bytes import run
+
+        return run(options)
     if not torch.cuda.is_available():
         print("no CUDA GPU on this machine: nothing is timed; latencies and ratios are owed.")
         print_floors()
@@ -147,6 +155,10 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--sglang-wheel", type=Path, help="a wheel, or a folder that holds sglang/")
     parser.add_argument("--output", type=Path, help="folder for results (default: benchmarks/results/<date>-...)")
     parser.add_argument("--archs", nargs="+", type=int, default=[90], help="compiled for, where there is no GPU")
+    group = parser.add_argument_group("counting bytes")
+    group.add_argument("--count-bytes", nargs=2, type=Path, metavar=("DRAFTER", "PROMPTS"), help="folder, JSONL file")
+    group.add_argument("--target", help="the drafter's target (default: the demo's SmolLM2-135M-Instruct)")
+    group.add_argument("--max-tokens", type=int, default=64, help="of each answer (default: 64)")
     return parser.parse_args()
 
 

@@ -154,3 +154,30 @@ def test_targets_are_judged_by_the_worst_measurement(capsys):
     assert "pool 0 at B=1: met, worst of 1 is 4.17x" in printed
     assert "floor at B=1: met, worst of 1 is 1.20x" in printed
     assert "PyTorch rollout: missed, worst of 2 is 1.50x" in printed
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_bytes_are_counted_by_what_each_proposal_read(flat):
+    from rollout_bytes import TILE, ByteCount, shadow_of, table
+
+    from domino_sglang.core.head import Draft, corrected_logits
+
+    vocab, rank, proposals, prefix = 3 * TILE - 7, 32, 5, 2
+    w2 = torch.randn(vocab, rank) * (1.0 if flat else 0.4) ** torch.arange(rank)
+    base, correction = 3 * torch.randn(1, proposals, vocab), torch.randn(1, proposals, rank)
+    tokens = corrected_logits(base[0], correction[0], w2).argmax(-1)[None]
+    tokens[0, 4] = (tokens[0, 4] + 1) % vocab  # as if the full scan had chosen another
+    count = ByteCount(w2, prefix, shadow_of(w2))
+    count.block(Draft(tokens, base, base, correction), base)
+    assert (count.same, len(count.tokens)) == (2, proposals - prefix)
+    printed = "\n".join(table(count))
+    assert "66.67%" in printed
+    if flat:
+        assert count.certified().tolist() == [2.0 * vocab * rank] * 3 and "spectrum of W2 is flat" in printed
+        return
+    assert count.shadow.kept == 4
+    # Six bytes of every row, and of each tile a row of W2, a bound and a score.
+    once = 6 * vocab + 3 * (64 + 8)
+    for read, tokens_left, tiles_left in zip(count.certified().tolist(), count.tokens, count.tiles, strict=True):
+        assert 1 <= tiles_left <= min(3, tokens_left)
+        assert read == once + tiles_left * TILE * 6 + tokens_left * 64
