@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.fuzz.arms import draw_flags
-from tests.fuzz.calls import CHAT, COMPLETION, GENERATE, WHOLE, Call
+from tests.fuzz.calls import ABORTS, CHAT, COMPLETION, GENERATE, WHOLE, Call
 from tests.fuzz.campaign import ENDED, Search
 from tests.fuzz.hostile import HOSTILE
 from tests.fuzz.hunting import Findings, Found
@@ -68,7 +68,8 @@ class FakeArm:
         text = fault or "answer"
         usage = {"prompt_tokens": 1, "completion_tokens": 1}
         if path == GENERATE:
-            meta = usage | {"finish_reason": {"type": "stop"}}
+            # An answer that was aborted before it began says no more than this.
+            meta = {"finish_reason": {"type": "abort"}} if fault == "aborted" else usage | {"finish_reason": {}}
             return {"text": text, "output_ids": [1], "meta_info": meta}
         return {"choices": [{"index": 0, "message": {"content": text}, "text": text}], "usage": usage}
 
@@ -108,6 +109,13 @@ def sampling(body: dict[str, Any]) -> dict[str, Any]:
 
 def test_equal_servers_have_nothing_to_find(search):
     assert search(lambda body: None, examples=40) == []
+
+
+def test_an_aborted_answer_is_an_answer():
+    arm = FakeArm(lambda body: "aborted")
+    reply = ask(arm.url, Call(GENERATE, {"text": "a"}, ABORTS))
+    assert reply.outcome == "served" and reply.choices[0]["finish_reason"] == {"type": "abort"}
+    arm.close()
 
 
 def test_another_text_is_found_and_made_small(search):
@@ -189,6 +197,13 @@ def test_sampled_answers_may_differ_and_greedy_ones_may_not():
     assert difference(greedy, ours, plain) == "text differs"
     assert difference(sampled, ours, plain) is None
     assert difference(sampled, Reply(200, []), plain) == "another number of answers"
+
+
+def test_asked_for_no_token_a_log_probability_is_no_difference():
+    ours, plain = (Reply(200, [{"text": "", "output_token_logprobs": found}]) for found in ([[-1.0, 5, None]], []))
+    none, one = (Call(GENERATE, {"sampling_params": {"temperature": 0, "max_new_tokens": n}}) for n in (0, 1))
+    assert difference(none, ours, plain) is None
+    assert difference(one, ours, plain) == "output_token_logprobs differs"
 
 
 def test_numbers_are_alike_to_within_rounding():
