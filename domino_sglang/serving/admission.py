@@ -108,6 +108,11 @@ def _check_topology(args) -> None:
     if args.dcp_size != 1:
         raise ValueError(f"--dcp-size is {args.dcp_size}, and DOMINO needs 1; use --tp-size instead")
     _check_host_pools(args)
+    if args.grammar_backend == "outlines":
+        raise ValueError(
+            "--grammar-backend is 'outlines', and DOMINO needs one that can take tokens back, as a block is judged "
+            "ahead: 'xgrammar' or 'llguidance'; drop the flag or pass one of them"
+        )
     for name in ("speculative_num_steps", "speculative_eagle_topk"):
         value = getattr(args, name)
         if value not in (None, 1):

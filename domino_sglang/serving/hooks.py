@@ -11,9 +11,13 @@ from collections.abc import Callable
 
 from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
+from domino_sglang.serving.memory_occupation import guard_release, resume_what_was_released
+from domino_sglang.serving.observe.reasoning import forget_reasoning_behind_the_end
 from domino_sglang.serving.refusal import refusing
+from domino_sglang.serving.request_guard import guard_request
 from domino_sglang.serving.sampling.choices import reseed_next_choice
 from domino_sglang.serving.slots import row_headroom, with_row_headroom
+from domino_sglang.serving.tokenizer_workers import send_plugins
 
 NAME = "DOMINO"
 STANDS_FOR = "DFLASH"
@@ -29,6 +33,14 @@ UNIFIED_POOLS = (
     "sglang.srt.mem_cache.unified_memory_pool.init_unified_mamba_pools",
     "sglang.srt.mem_cache.unified_memory_pool.init_unified_mamba_swa_pools",
 )
+# What a DOMINO server refuses, or does, where SGLang would end.
+GUARDS: dict[str, Callable] = {
+    "sglang.srt.managers.tokenizer_manager.TokenizerManager._create_tokenized_object": guard_request,
+    "sglang.srt.managers.tokenizer_control_mixin.TokenizerControlMixin.release_memory_occupation": guard_release,
+    "sglang.srt.managers.scheduler_components.weight_updater.SchedulerWeightUpdaterManager.resume_memory_occupation": (
+        resume_what_was_released
+    ),
+}
 
 _targets: list[str] = []
 
@@ -70,6 +82,12 @@ def install_hooks() -> None:
     register("sglang.srt.mem_cache.allocation_sizing.get_req_to_token_extra_context_len", row_headroom, HookType.AFTER)
     for target in UNIFIED_POOLS:
         register(target, with_row_headroom, HookType.AROUND)
+    for target, guard in GUARDS.items():
+        register(target, on_domino(guard), HookType.AROUND)
+    register("sglang.srt.managers.multi_tokenizer_mixin.write_data_for_multi_tokenizer", send_plugins, HookType.AROUND)
+    register(
+        "sglang.srt.managers.schedule_batch.Req.update_finish_state", forget_reasoning_behind_the_end, HookType.AFTER
+    )
     if _on_cpu_platform():
         from domino_sglang.serving.cpu.memory import assign_req_to_token_pool_func, get_last_loc
 
@@ -79,6 +97,19 @@ def install_hooks() -> None:
             HookType.REPLACE,
         )
         register("sglang.srt.mem_cache.allocation.get_last_loc", get_last_loc, HookType.REPLACE)
+
+
+def on_domino(hook: Callable) -> Callable:
+    """The hook for servers that run DOMINO; others keep SGLang's own function."""
+
+    def around(original: Callable, *args, **kwargs):
+        from sglang.srt.runtime_context import get_spec
+
+        if get_spec().speculative_algorithm != NAME:
+            return original(*args, **kwargs)
+        return hook(original, *args, **kwargs)
+
+    return around
 
 
 def present_as_dflash_drafter(_result, model_config) -> None:

@@ -21,6 +21,7 @@ from domino_sglang.serving.draft.target_head import target_head
 from domino_sglang.serving.observe.metrics import count_blocks, count_positions
 from domino_sglang.serving.observe.step_timer import NoTimer, step_timer
 from domino_sglang.serving.sampling.first_token import SeededFirstToken
+from domino_sglang.serving.sampling.logit_processors import LogitProcessors
 from domino_sglang.serving.sampling.penalties import BlockPenalties, TokenLedger, count_of
 from domino_sglang.serving.sampling.prefill_penalties import has_past, penalise_prefill
 from domino_sglang.serving.sampling.seeds import SeedSource
@@ -47,9 +48,10 @@ class DominoWorker(DFlashWorkerV2):
         self._attach_target()
         vocab_size = self.model_runner.model_config.vocab_size
         self.ledger = TokenLedger(vocab_size, self.device)
-        self.seeds = SeedSource(target_worker.random_seed, self.device)
-        self.first_token = SeededFirstToken(self.model_runner.sampler)
+        self.processors = LogitProcessors()
         settled = resolving_view(server_args)
+        self.seeds = SeedSource(target_worker.random_seed, self.device, settled.enable_deterministic_inference)
+        self.first_token = SeededFirstToken(self.model_runner.sampler)
         self.adaptive = None
         if settled.speculative_adaptive:
             # SGLang copies a hierarchical cache to the host when it likes: nothing may be missing from it.
@@ -133,6 +135,9 @@ class DominoWorker(DFlashWorkerV2):
         self.ledger.forget({req.rid for req in batch.reqs[:first]})
         info, reqs = batch.sampling_info, batch.reqs
         batch.sampling_info = penalise_prefill(info, reqs, batch.seq_lens, self._past(batch, first))
+        if decoding:
+            newest = batch.input_ids[-decoding:], batch.seq_lens[first:]
+            batch.sampling_info = self.processors.stage_mixed(batch.sampling_info, reqs[first:], *newest)
         self.first_token.stage(batch)
         try:
             result = super().forward_batch_generation(batch, *args, **kwargs)
@@ -140,7 +145,9 @@ class DominoWorker(DFlashWorkerV2):
             batch.sampling_info = info
         if decoding:
             tokens = result.next_token_ids[first : len(reqs), None]
-            self.ledger.commit(reqs[first:], tokens, torch.ones_like(tokens[:, 0]))
+            ones = torch.ones_like(tokens[:, 0])
+            self.ledger.commit(reqs[first:], tokens, ones)
+            self.processors.commit(reqs[first:], tokens, ones)
         return result
 
     def _past(self, batch, first_decoding: int) -> dict[int, torch.Tensor]:
@@ -159,7 +166,7 @@ class DominoWorker(DFlashWorkerV2):
     def _decode(self, batch, *args, **kwargs):
         if self.adaptive is not None:
             self.adaptive.choose(batch.reqs)
-        self._step = step = DecodeStep.of(batch, self.ledger)
+        self._step = step = DecodeStep.of(batch, self.ledger, self.processors)
         batch.sampling_info = step.without_adjustments()
         try:
             return super().forward_batch_generation(batch, *args, **kwargs)
@@ -210,7 +217,7 @@ class DominoWorker(DFlashWorkerV2):
         step = self._decoding
         if next_token_logits is not None:
             logits = next_token_logits.view(bs, self.block_size, -1)
-            step.adjust(logits, candidates[:, 1:], prefix_lens, self._accepted_at_once(logits.shape[-1]))
+            step.adjust(logits, candidates, prefix_lens, self._accepted_at_once(logits.shape[-1]))
         if sampling_info.is_all_greedy:
             accepted = super()._accept_block(
                 candidates=candidates,
@@ -225,6 +232,7 @@ class DominoWorker(DFlashWorkerV2):
             accepted = self._accept_sampled(candidates, next_token_logits, sampling_info, bs)
         _accept_len, commit_lens, _bonus, out_tokens, _new_seq_lens = accepted
         self.ledger.commit(step.reqs, out_tokens, commit_lens)
+        self.processors.commit(step.reqs, out_tokens, commit_lens)
         self.timer.ends("accept")
         return accepted
 

@@ -111,6 +111,10 @@ TOPOLOGIES = {
         ["--speculative-draft-attention-backend", "trtllm_mha"],
         ["--speculative-draft-attention-backend is 'trtllm_mha'"],
     ),
+    "a grammar that takes no token back": (
+        ["--grammar-backend", "outlines"],
+        ["--grammar-backend is 'outlines'", "'xgrammar'", "drop the flag"],
+    ),
     "window shorter than the block": (
         ["--speculative-draft-window-size", "4"],
         ["--speculative-draft-window-size is 4", "8", "raise it or drop it"],

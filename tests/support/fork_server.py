@@ -145,7 +145,14 @@ def make_scheduler(args):
     return Scheduler(args, PortArgs.init_new(args))
 
 
-def enqueue(scheduler, rid: str, prompt: list[int], sampling: dict[str, Any], lora_id: str | None = None):
+def enqueue(
+    scheduler,
+    rid: str,
+    prompt: list[int],
+    sampling: dict[str, Any],
+    lora_id: str | None = None,
+    processor: str | None = None,
+):
     """Hand a scheduler one request with these ``SamplingParams``; returns its ``Req``."""
     from array import array
 
@@ -169,6 +176,7 @@ def enqueue(scheduler, rid: str, prompt: list[int], sampling: dict[str, Any], lo
             token_ids_logprob=None,
             stream=False,
             lora_id=lora_id,
+            custom_logit_processor=processor,
         )
     )
     return scheduler.waiting_queue[-1]

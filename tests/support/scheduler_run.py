@@ -9,7 +9,7 @@ from collections import Counter
 from typing import Any
 
 # What a request may say besides its prompt and its sampling parameters.
-ARRIVES, ADAPTER = "arrives", "adapter"
+ARRIVES, ADAPTER, PROCESSOR = "arrives", "adapter", "processor"
 
 
 def together(
@@ -20,7 +20,7 @@ def together(
     Args:
         args: resolved server arguments; ``disable_overlap_schedule`` picks the loop.
         requests: prompts with sampling parameters; ``"arrives"`` among these names the iteration of the loop a request
-            comes in at (0 if absent), and ``"adapter"`` one of ``--lora-paths``.
+            comes in at (0 if absent), ``"adapter"`` one of ``--lora-paths``, ``"processor"`` a custom logit processor.
         retract_every: retract a request at every so many forward passes, as SGLang does under ``SGLANG_TEST_RETRACT``.
 
     Returns:
@@ -73,7 +73,8 @@ class Loop:
         while self.waiting and self.waiting[0][1][1].get(ARRIVES, 0) <= self.iteration:
             number, (prompt, sampling) = self.waiting.pop(0)
             adapter = self.adapters[sampling[ADAPTER]] if ADAPTER in sampling else None
-            sampling = {key: value for key, value in sampling.items() if key not in (ARRIVES, ADAPTER)}
-            self.entered.append(enqueue(self.scheduler, f"request-{number}", prompt, sampling, adapter))
+            processor = sampling.get(PROCESSOR)
+            sampling = {key: value for key, value in sampling.items() if key not in (ARRIVES, ADAPTER, PROCESSOR)}
+            self.entered.append(enqueue(self.scheduler, f"request-{number}", prompt, sampling, adapter, processor))
         self.iteration += 1
         self.scheduler.gracefully_exit = not self.waiting and all(req.finished() for req in self.entered)

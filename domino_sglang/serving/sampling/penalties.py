@@ -185,15 +185,18 @@ def forbid_early_stop(logits: torch.Tensor, reqs: list[Any], seq_lens: torch.Ten
         # The host's length lags behind the device's, never the other way: a request past it needs no look.
         if minimum <= 0 or len(req.output_ids) >= minimum:
             continue
-        stop = to_device(sorted(stop_token_ids(req)), torch.int64, logits.device)
+        stop = to_device(sorted(stop_token_ids(req, logits.shape[-1])), torch.int64, logits.device)
         produced = seq_lens[i] + 1 - len(req.origin_input_ids)
         early = produced + torch.arange(logits.shape[1], device=logits.device) < minimum
         logits[i, :, stop] = logits[i, :, stop].masked_fill(early[:, None], -torch.inf)
 
 
-def stop_token_ids(req: Any) -> set[int]:
-    """Tokens that would end a request, as SGLang's ``BatchedMinNewTokensPenalizer`` collects them."""
+def stop_token_ids(req: Any, vocab_size: int) -> set[int]:
+    """Tokens that would end a request, as SGLang's ``BatchedMinNewTokensPenalizer`` collects them.
+
+    A user, a generation config or a tokenizer may name ids that the target does not have; those are left out.
+    """
     ids = set(req.sampling_params.stop_token_ids or ()) | set(req.eos_token_ids or ())
     if req.tokenizer is not None:
         ids |= set(req.tokenizer.additional_stop_token_ids or ()) | {req.tokenizer.eos_token_id}
-    return {token for token in ids if token is not None}
+    return {token for token in ids if token is not None and 0 <= token < vocab_size}

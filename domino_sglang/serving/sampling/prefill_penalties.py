@@ -44,6 +44,6 @@ def penalise_prefill(info: Any, reqs: list[Any], seq_lens: torch.Tensor, counts:
         additive[row] = -(params.frequency_penalty * count + params.presence_penalty * appears)
         scaling[row] = torch.where(appears, params.repetition_penalty, 1.0)
         early = seq_lens[row] - len(req.origin_input_ids) < params.min_new_tokens
-        stop = to_device(sorted(stop_token_ids(req)), torch.int64, additive.device)
+        stop = to_device(sorted(stop_token_ids(req, info.vocab_size)), torch.int64, additive.device)
         additive[row, stop] = additive[row, stop].masked_fill(early, -torch.inf)
     return dataclasses.replace(info, acc_additive_penalties=additive, acc_scaling_penalties=scaling)

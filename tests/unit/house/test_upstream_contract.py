@@ -65,6 +65,30 @@ HOOKED = {
     "sglang.srt.mem_cache.allocation_sizing.get_req_to_token_extra_context_len": [],
     "sglang.srt.mem_cache.unified_memory_pool.init_unified_mamba_pools": None,
     "sglang.srt.mem_cache.unified_memory_pool.init_unified_mamba_swa_pools": None,
+    "sglang.srt.managers.tokenizer_manager.TokenizerManager._create_tokenized_object": [
+        "self",
+        "obj",
+        "input_text",
+        "input_ids",
+        "input_embeds",
+        "mm_inputs",
+        "token_type_ids",
+    ],
+    "sglang.srt.managers.tokenizer_control_mixin.TokenizerControlMixin.release_memory_occupation": [
+        "self",
+        "obj",
+        "request",
+    ],
+    "sglang.srt.managers.scheduler_components.weight_updater.SchedulerWeightUpdaterManager.resume_memory_occupation": [
+        "self",
+        "recv_req",
+    ],
+    "sglang.srt.managers.multi_tokenizer_mixin.write_data_for_multi_tokenizer": [
+        "port_args",
+        "server_args",
+        "scheduler_info",
+    ],
+    "sglang.srt.managers.schedule_batch.Req.update_finish_state": ["self", "new_accepted_len"],
     "sglang.srt.mem_cache.allocation.assign_req_to_token_pool_func": [
         "req_pool_indices",
         "req_to_token",

@@ -215,6 +215,15 @@ def test_stop_tokens_are_forbidden_position_by_position(minimum):
     assert (logits[0, :, [1, 3]] == 0).all()
 
 
+def test_stop_tokens_that_the_target_does_not_have_are_none():
+    req = request(0, [11], min_new_tokens=9, stop_token_ids=[7, VOCAB, VOCAB + 1, -1])
+    req.eos_token_ids = {2, VOCAB + 40}
+    req.tokenizer = SimpleNamespace(additional_stop_token_ids={VOCAB + 2}, eos_token_id=VOCAB)
+    logits = torch.zeros(1, 5, VOCAB)
+    forbid_early_stop(logits, [req], torch.tensor([3]))
+    assert (logits == -torch.inf).any((0, 1)).nonzero().flatten().tolist() == [2, 7]
+
+
 def test_block_penalties_are_plain_data():
     penalties = BlockPenalties(
         index=torch.tensor([0]),

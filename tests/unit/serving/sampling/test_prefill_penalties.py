@@ -101,6 +101,13 @@ def test_the_schedulers_own_information_stays():
     assert torch.equal(info.acc_scaling_penalties, before[1])
 
 
+def test_stop_tokens_that_the_target_does_not_have_are_none():
+    req = request(OUTPUT, min_new_tokens=9, stop_token_ids=[7, VOCAB, VOCAB + 1, -1])
+    resumed = penalise_prefill(Info(), [req], torch.tensor([PROMPT + 5]), {0: count_of(OUTPUT, VOCAB, "cpu")})
+    forbidden = (resumed.acc_additive_penalties == -torch.inf).nonzero()[:, 1]
+    assert forbidden.tolist() == sorted({STOP, 7})
+
+
 def test_without_a_past_nothing_changes():
     info = Info()
     assert penalise_prefill(info, [request([])], torch.tensor([PROMPT]), {}) is info

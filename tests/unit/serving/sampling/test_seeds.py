@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from types import SimpleNamespace
 
 import pytest
 import torch
 from scipy.stats import chisquare
+from sglang.srt.sampling.sampling_batch_info import SamplingBatchInfo
 
 from domino_sglang.serving.sampling.seeds import SeedSource, draw_with_seed, seeded_rows
 
@@ -25,6 +27,13 @@ def test_unnamed_seeds_differ_between_requests_and_steps():
     source = SeedSource(1, "cpu")
     drawn = torch.cat([source.draw([request(None)] * 4) for _ in range(50)])
     assert len(drawn.unique()) == 200
+
+
+def test_unnamed_seeds_are_sglangs_under_deterministic_inference():
+    source = SeedSource(1, "cpu", deterministic=True)
+    for _step in range(2):
+        assert source.draw([request(None), request(77), request(None)]).tolist() == [42, 77, 42]
+    assert "else 42" in inspect.getsource(SamplingBatchInfo.from_schedule_batch)
 
 
 def test_ranks_that_start_alike_draw_alike():
