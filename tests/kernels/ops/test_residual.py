@@ -172,11 +172,11 @@ def test_frequencies_are_the_residuals(device):
     parts = (many(x) for x in (one.p, one.tokens, one.base))
     case = Case(*parts, one.w2, many(one.correction), many(one.logsumexp), sampling, many(one.index))
     q = (one.base[0, 0] + one.correction[0, 0] @ one.w2.T).softmax(-1)
-    law = (one.p[0, 0] - q).clamp(min=0)
-    law = law / law.sum()
+    expected = (one.p[0, 0] - q).clamp(min=0)
+    expected = expected / expected.sum()
     found = torch.bincount(torch.tensor(case.kernels(), device=device), minlength=11) / draws
-    assert 0.5 * (found - law).abs().sum() < 0.04
-    assert (found[law == 0] == 0).all()
+    assert 0.5 * (found - expected).abs().sum() < 0.04
+    assert (found[expected == 0] == 0).all()
 
 
 def test_bad_arguments_are_named(device):

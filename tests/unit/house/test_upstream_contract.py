@@ -307,7 +307,7 @@ def test_a_forward_sees_penalties_accumulated_and_decoding_requests_last():
     from sglang.srt.managers.scheduler import Scheduler
     from sglang.srt.sampling.sampling_batch_info import SamplingBatchInfo
 
-    # Both schedulers hand the worker such a copy, and the penalties of a resumed request are written over its rows.
+    # Both schedulers hand the worker such a copy, and the penalties of a request with a past are written over its rows.
     assert "copy_for_forward()" in inspect.getsource(Scheduler._forward_isolation)
     assert "penalizer_orchestrator=None" in inspect.getsource(SamplingBatchInfo.copy_for_forward)
     assert "self.merge_batch(running_batch)" in inspect.getsource(ScheduleBatch.mix_with_running)
