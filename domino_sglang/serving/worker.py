@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from typing import Any
 
 import torch
 from sglang.srt.arg_groups.overrides import resolving_view
@@ -26,6 +27,7 @@ from domino_sglang.serving.sampling.penalties import BlockPenalties, TokenLedger
 from domino_sglang.serving.sampling.prefill_penalties import has_past, penalise_prefill
 from domino_sglang.serving.sampling.seeds import SeedSource
 from domino_sglang.serving.sampling.target_distribution import rows_of, target_probabilities
+from domino_sglang.serving.slots import StepSlots, commit_at_most
 from domino_sglang.serving.step import DecodeStep
 
 logger = logging.getLogger(__name__)
@@ -58,10 +60,16 @@ class DominoWorker(DFlashWorkerV2):
             waiting = 0 if settled.enable_hierarchical_cache else MAX_BYTES
             context = DeferredContext(self._write_context, waiting)
             self.adaptive = AdaptiveBlocks(self, settled.speculative_adaptive_config, context)
+        self.slots = StepSlots(self.block_size, self._width)
+        self.slots.manage()
         self.timer = NoTimer()
         if settled.enable_metrics:
             self._measure(settled.served_model_name or settled.model_path)
         self._step: DecodeStep | None = None
+
+    def _width(self, reqs: list[Any]) -> int:
+        """Tokens a request that the next decode step of these requests verifies."""
+        return self.block_size if self.adaptive is None else self.adaptive.proposals_for(reqs) + 1
 
     def _measure(self, model_name: str) -> None:
         count_positions(model_name, self.block_size - 1)
@@ -230,6 +238,7 @@ class DominoWorker(DFlashWorkerV2):
             )
         else:
             accepted = self._accept_sampled(candidates, next_token_logits, sampling_info, bs)
+        accepted = commit_at_most(self.slots.granted, accepted, prefix_lens)
         _accept_len, commit_lens, _bonus, out_tokens, _new_seq_lens = accepted
         self.ledger.commit(step.reqs, out_tokens, commit_lens)
         self.processors.commit(step.reqs, out_tokens, commit_lens)

@@ -163,12 +163,13 @@ class AdaptiveBlocks:
         graphs = self._on_gpu and _has_graphs(runner)
         self.controller.init_states(list(runner.decode_cuda_graph_runner.capture_bs) if graphs else None)
 
+    def proposals_for(self, reqs: list[Any]) -> int:
+        """Proposals of the next decode step of these requests."""
+        return self.longest if seeded_rows(reqs) else self.controller.params.get_steps_for_batch(len(reqs))
+
     def choose(self, reqs: list[Any]) -> None:
         """Before a decode step of these requests."""
-        if seeded_rows(reqs):
-            self.apply_runtime_state(self._states[self.longest])
-        else:
-            self.controller.activate_step_by_batch(len(reqs))
+        self.apply_runtime_state(self._states[self.proposals_for(reqs)])
         self.context.turn_to([req.rid for req in reqs] if self.resting else [])
         self.observe(self.speculative_num_steps)
 

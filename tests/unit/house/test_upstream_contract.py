@@ -18,6 +18,7 @@ from domino_sglang.serving import hooks as upstream
 from domino_sglang.serving.algorithm import DominoAlgorithm
 from domino_sglang.serving.cpu.platform import DominoCpuPlatform
 from domino_sglang.serving.draft.draft_model import DominoDraftModel
+from domino_sglang.serving.slots import StepSlots
 from domino_sglang.serving.worker import DominoWorker
 
 SRT = Path(sglang.__file__).parent / "srt"
@@ -102,6 +103,13 @@ HOOKED = {
         "req_pool_indices_tensor",
         "prefix_lens_tensor",
     ],
+    "sglang.srt.managers.schedule_batch.ScheduleBatch._new_tokens_required_next_decode_spec_v2": [
+        "self",
+        "requests",
+        "page_size",
+    ],
+    "sglang.srt.speculative.dflash_info_v2.DFlashDraftInputV2.prepare_for_decode": ["self", "batch"],
+    "sglang.srt.mem_cache.allocation_sizing.page_aligned_decode_alloc_lens": ["reqs", "reserve", "page_size"],
     "sglang.srt.managers.schedule_batch.Req.update_spec_correct_drafts_histogram": ["self", "num_correct_drafts"],
 }
 
@@ -183,11 +191,12 @@ def test_hooked_functions_have_the_parameters_we_use(target):
 def test_upstream_registers_only_known_hooks(monkeypatch):
     registered = []
     monkeypatch.setattr(upstream.HookRegistry, "register", lambda target, *_args, **_kwargs: registered.append(target))
+    monkeypatch.setattr(upstream.HookRegistry, "apply_hooks", lambda: None)
     upstream.install_hooks()
-    # The last one is registered by the metrics, in the scheduler.
-    assert set(registered) | {"sglang.srt.managers.schedule_batch.Req.update_spec_correct_drafts_histogram"} == set(
-        HOOKED
-    )
+    # By the worker, in the scheduler; the metrics' last one too.
+    StepSlots(8, len).manage()
+    metrics = {"sglang.srt.managers.schedule_batch.Req.update_spec_correct_drafts_histogram"}
+    assert set(registered) | metrics == set(HOOKED)
 
 
 def test_hooks_and_comparisons_tell_the_same_story():
