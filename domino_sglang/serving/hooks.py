@@ -18,6 +18,13 @@ from domino_sglang.serving.request_guard import guard_request
 from domino_sglang.serving.sampling.choices import reseed_next_choice
 from domino_sglang.serving.slots import row_headroom, with_row_headroom
 from domino_sglang.serving.tokenizer_workers import send_plugins
+from domino_sglang.serving.weight_updates import (
+    all_or_nothing,
+    answered,
+    load_from_disk,
+    runners_to_update,
+    update_from_memory,
+)
 
 NAME = "DOMINO"
 STANDS_FOR = "DFLASH"
@@ -39,6 +46,22 @@ GUARDS: dict[str, Callable] = {
     "sglang.srt.managers.tokenizer_control_mixin.TokenizerControlMixin.release_memory_occupation": guard_release,
     "sglang.srt.managers.scheduler_components.weight_updater.SchedulerWeightUpdaterManager.resume_memory_occupation": (
         resume_what_was_released
+    ),
+    "sglang.srt.managers.scheduler_components.weight_updater.SchedulerWeightUpdaterManager._select_runners": (
+        runners_to_update
+    ),
+    "sglang.srt.managers.scheduler_components.weight_updater."
+    "SchedulerWeightUpdaterManager.update_weights_from_tensor": (update_from_memory),
+    "sglang.srt.managers.scheduler_components.weight_updater."
+    "SchedulerWeightUpdaterManager.update_weights_from_distributed": (update_from_memory),
+    "sglang.srt.model_executor.model_runner_components.weight_updater.WeightUpdater.update_weights_from_disk": (
+        load_from_disk
+    ),
+    "sglang.srt.model_executor.model_runner_components.weight_updater.WeightUpdater.update_weights_from_ipc": (
+        all_or_nothing
+    ),
+    "sglang.srt.model_executor.model_runner_components.weight_updater.WeightUpdater.update_weights_from_tensor": (
+        answered
     ),
 }
 

@@ -95,10 +95,10 @@ def test_proposals_equal_the_oracles(fork_server, tmp_path, name):
             assert served["output"] == oracle.greedy(served["prompt"], NEW_TOKENS)
         for block in served["blocks"]:
             if block["position"] < len(sequence):
-                _compare(block, oracle, sequence, layout)
+                compare(block, oracle, sequence, layout)
 
 
-def _compare(block: dict[str, Any], oracle: Oracle, sequence: list[int], layout: Layout) -> None:
+def compare(block: dict[str, Any], oracle: Oracle, sequence: list[int], layout: Layout) -> None:
     place = block["position"]
     assert block["bonus"] == sequence[place]
     draft, base_logits = oracle.propose(sequence[:place], block["bonus"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 import traceback
@@ -70,11 +71,18 @@ def dtypes(argv: list[str]) -> list[str]:
     return [str(ModelConfig.from_server_args(args, **model).dtype) for model in ({}, drafter)]
 
 
-def generate(argv: list[str], prompts: list[list[int]], max_new_tokens: int, out: str) -> dict[str, Any]:
+def generate(
+    argv: list[str],
+    prompts: list[list[int]],
+    max_new_tokens: int,
+    out: str,
+    updates: list[tuple[str, str] | None] | None = None,
+) -> dict[str, Any]:
     """Run prompts through a real scheduler, one after the other, and save every block drafted on the way.
 
     ``out`` gets a list, one entry a prompt: output ids and, for each step, position, bonus token, proposals, backbone
-    rows and base logits.
+    rows and base logits. ``updates`` names the new weights, if any, that come before each prompt; they are answered in
+    ``updates``: success and message.
     """
     import torch
 
@@ -98,8 +106,11 @@ def generate(argv: list[str], prompts: list[list[int]], max_new_tokens: int, out
         )
 
     worker.draft_model.propose = watch
-    results = []
+    results, answers = [], []
     for number, prompt in enumerate(prompts):
+        if updates and updates[number]:
+            _step(scheduler)  # SGLang drops the batch of a finished request at the next step
+            answers.append(update_weights(scheduler, *updates[number]))
         sampling = {"temperature": 0, "max_new_tokens": max_new_tokens, "ignore_eos": True}
         request = enqueue(scheduler, f"request-{number}", prompt, sampling)
         while not request.finished():
@@ -107,7 +118,7 @@ def generate(argv: list[str], prompts: list[list[int]], max_new_tokens: int, out
         results.append({"prompt": prompt, "output": list(request.output_ids_through_stop), "blocks": blocks[:]})
         blocks.clear()
     torch.save(results, out)
-    return {"blocks": sum(len(result["blocks"]) for result in results)}
+    return {"blocks": sum(len(result["blocks"]) for result in results), "updates": answers}
 
 
 def together(
@@ -180,6 +191,25 @@ def enqueue(
         )
     )
     return scheduler.waiting_queue[-1]
+
+
+def update_weights(scheduler, source: str, folder: str) -> tuple[bool, str]:
+    """Give a scheduler a folder's weights, from ``disk`` or tensor by ``tensor``; success and message."""
+    from safetensors.torch import load_file
+    from sglang.srt.managers import io_struct
+
+    updater = scheduler.weight_updater
+    if source == "disk":
+        request = io_struct.UpdateWeightFromDiskReqInput(model_path=folder, load_format="auto")
+        answer = updater.update_weights_from_disk(request)
+        return answer.success, answer.message
+    tensors = pickle.dumps(list(load_file(Path(folder) / "model.safetensors").items()))
+    updater.begin_weight_update(io_struct.BeginWeightUpdateReqInput())
+    answer = updater.update_weights_from_tensor(
+        io_struct.UpdateWeightsFromTensorReqInput(serialized_named_tensors=[tensors])
+    )
+    updater.end_weight_update(io_struct.EndWeightUpdateReqInput())
+    return answer.success, answer.message
 
 
 def _step(scheduler) -> None:

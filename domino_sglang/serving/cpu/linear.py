@@ -23,18 +23,31 @@ logger = logging.getLogger(__name__)
 EXPECTED_ROWS = 8
 
 
+class Loads:
+    """How often weights were loaded in this process: loaders write through ``.data``, which no tensor tells."""
+
+    def __init__(self) -> None:
+        self.done = 0
+
+    def another(self) -> None:
+        self.done += 1
+
+
+loads = Loads()
+
+
 class PackedWeight:
     """A weight's copy in oneDNN's layout, laid out again when the weight has changed."""
 
     def __init__(self) -> None:
-        self._of: tuple[int, int] | None = None
+        self._of: tuple[int, int, int] | None = None
         self._packed = torch.empty(0)
 
     def linear(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """``x [..., K]`` times ``weight [N, K]`` transposed, plus ``bias [N]`` -> ``[..., N]``, all of one dtype."""
         if weight.is_inference():  # made in inference mode, it does not tell when it changes
             return F.linear(x, weight, bias)
-        now = (weight._version, weight.data_ptr())
+        now = (loads.done, weight._version, weight.data_ptr())
         if now != self._of:
             self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), EXPECTED_ROWS)
             self._of = now
@@ -51,6 +64,10 @@ class PackedLinearMethod(UnquantizedLinearMethod):
     def apply(self, layer: Any, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         return self.packed.linear(x, layer.weight, bias)
 
+    def process_weights_after_loading(self, layer: Any) -> None:
+        super().process_weights_after_loading(layer)
+        loads.another()
+
 
 class PackedHeadMethod(UnquantizedEmbeddingMethod):
     """SGLang's unquantised LM head on a packed copy; a tied embedding still reads the plain rows."""
@@ -61,6 +78,10 @@ class PackedHeadMethod(UnquantizedEmbeddingMethod):
 
     def apply(self, layer: Any, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         return self.packed.linear(x.to(layer.weight.dtype), layer.weight, bias)
+
+    def process_weights_after_loading(self, layer: Any) -> None:
+        super().process_weights_after_loading(layer)
+        loads.another()
 
 
 def pack_linear_layers(model: torch.nn.Module) -> None:

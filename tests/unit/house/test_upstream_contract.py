@@ -84,6 +84,34 @@ HOOKED = {
         "self",
         "recv_req",
     ],
+    "sglang.srt.managers.scheduler_components.weight_updater.SchedulerWeightUpdaterManager._select_runners": [
+        "self",
+        "selector",
+    ],
+    "sglang.srt.managers.scheduler_components.weight_updater."
+    "SchedulerWeightUpdaterManager.update_weights_from_tensor": [
+        "self",
+        "recv_req",
+    ],
+    "sglang.srt.managers.scheduler_components.weight_updater."
+    "SchedulerWeightUpdaterManager.update_weights_from_distributed": [
+        "self",
+        "recv_req",
+    ],
+    "sglang.srt.model_executor.model_runner_components.weight_updater.WeightUpdater.update_weights_from_disk": [
+        "self",
+        "model_path",
+        "load_format",
+    ],
+    "sglang.srt.model_executor.model_runner_components.weight_updater.WeightUpdater.update_weights_from_ipc": [
+        "self",
+        "recv_req",
+    ],
+    "sglang.srt.model_executor.model_runner_components.weight_updater.WeightUpdater.update_weights_from_tensor": [
+        "self",
+        "named_tensors",
+        "load_format",
+    ],
     "sglang.srt.managers.multi_tokenizer_mixin.write_data_for_multi_tokenizer": [
         "port_args",
         "server_args",

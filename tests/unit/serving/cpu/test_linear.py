@@ -63,6 +63,21 @@ def test_new_weights_are_multiplied_at_once():
     assert_product(method.apply(module, x), x, module.weight)
 
 
+def load(parameter: nn.Parameter) -> None:
+    """As SGLang's loaders write a parameter: behind its back."""
+    parameter.data.copy_(torch.randn(parameter.shape))
+
+
+@pytest.mark.parametrize("method", [PackedLinearMethod(), PackedHeadMethod()])
+def test_weights_that_a_loader_writes_are_multiplied_once_it_is_done(method):
+    module = layer(24, 64)
+    x = torch.randn(6, 64)
+    method.apply(module, x)
+    load(module.weight)
+    method.process_weights_after_loading(module)
+    assert_product(method.apply(module, x), x, module.weight)
+
+
 @torch.inference_mode()
 def test_a_weight_made_in_inference_mode_is_never_stale():
     module, method = layer(24, 64), PackedLinearMethod()
@@ -113,6 +128,11 @@ def test_a_drafters_context_projections_equal_upstreams(bias, v_scale):
     torch.testing.assert_close((drafter.fc(features), *attention.kv_proj_only(hidden)), plain)
     attention.qkv_proj.weight.copy_(torch.randn(80, 32))
     torch.testing.assert_close(attention.kv_proj_only(hidden), DFlashAttention.kv_proj_only(attention, hidden))
+    load(attention.qkv_proj.weight)
+    load(drafter.fc.weight)
+    attention.qkv_proj.quant_method.process_weights_after_loading(attention.qkv_proj)
+    torch.testing.assert_close(attention.kv_proj_only(hidden), DFlashAttention.kv_proj_only(attention, hidden))
+    torch.testing.assert_close(drafter.fc(features), nn.Linear.forward(drafter.fc, features))
 
 
 def test_an_untied_embedding_is_not_packed():
