@@ -51,9 +51,9 @@ GUARDS: dict[str, Callable] = {
         runners_to_update
     ),
     "sglang.srt.managers.scheduler_components.weight_updater."
-    "SchedulerWeightUpdaterManager.update_weights_from_tensor": (update_from_memory),
+    "SchedulerWeightUpdaterManager.update_weights_from_tensor": update_from_memory,
     "sglang.srt.managers.scheduler_components.weight_updater."
-    "SchedulerWeightUpdaterManager.update_weights_from_distributed": (update_from_memory),
+    "SchedulerWeightUpdaterManager.update_weights_from_distributed": update_from_memory,
     "sglang.srt.model_executor.model_runner_components.weight_updater.WeightUpdater.update_weights_from_disk": (
         load_from_disk
     ),
