@@ -12,6 +12,7 @@ not depend on how busy the server is.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -144,6 +145,7 @@ class AdaptiveBlocks:
         self.longest = self.speculative_num_steps = worker.block_size - 1
         self.controller = AdaptiveController(self, BackoffParams(self.longest, config_path))
         self._states: dict[int, BlockState] = {}
+        self._by_policy: deque[bool] = deque()
 
     @property
     def resting(self) -> bool:
@@ -167,15 +169,18 @@ class AdaptiveBlocks:
         """Proposals of the next decode step of these requests."""
         return self.longest if seeded_rows(reqs) else self.controller.params.get_steps_for_batch(len(reqs))
 
-    def choose(self, reqs: list[Any]) -> None:
-        """Before a decode step of these requests."""
+    def choose(self, reqs: list[Any], slots: int) -> None:
+        """Before a decode step of these requests, which may commit so many tokens each."""
         self.apply_runtime_state(self._states[self.proposals_for(reqs)])
         self.context.turn_to([req.rid for req in reqs] if self.resting else [])
         self.observe(self.speculative_num_steps)
+        # Where seeds or the end of the pool decided, the step says nothing about the policy's choice.
+        self._by_policy.append(not seeded_rows(reqs) and slots > self.speculative_num_steps)
 
     def settle(self, accepted: list[int], batch_size: int) -> None:
-        """Tell the policy how many proposals of each request a step has committed."""
-        self.controller.on_verify_complete(accepted, batch_size)
+        """Tell the policy how many proposals of each request its oldest unsettled step has committed."""
+        if self._by_policy.popleft():
+            self.controller.on_verify_complete(accepted, batch_size)
 
     # --- SGLang's protocol ---
 

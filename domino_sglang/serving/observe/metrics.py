@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from prometheus_client import Counter
 
@@ -12,7 +13,8 @@ class PositionCounters:
 
     ``domino:accepted_proposals_total{position="j"} / domino:verify_steps_total`` is the probability that proposal j is
     committed; the sum over j, plus one for the bonus token, is the acceptance length. Counted per request, on the host,
-    when SGLang settles a step.
+    when SGLang settles a step. Of a step that a stop or ``max_tokens`` cuts, what lies behind the cut is not counted,
+    and the last token before it stands for the bonus token: what nobody gets makes no drafter look better.
     """
 
     def __init__(self, model_name: str, num_proposals: int):
@@ -26,10 +28,23 @@ class PositionCounters:
         self.steps = steps.labels(**labels)
         self.accepted = [accepted.labels(**labels, position=str(j + 1)) for j in range(num_proposals)]
 
+        self._unsettled: set[str] = set()
+
+    def verified(self, _result: None, req: Any, _num_correct_drafts: int) -> None:
+        """After ``Req.update_spec_correct_drafts_histogram``: a step of this request is about to be settled."""
+        self._unsettled.add(req.rid)
+
+    def settled(self, _result: None, req: Any, new_accepted_len: int = 1) -> None:
+        """After ``Req.update_finish_state``, which knows where the answer ends."""
+        if req.rid in self._unsettled:
+            self._unsettled.discard(req.rid)
+            behind = len(req.output_ids) - len(req.output_ids_through_stop)
+            self.observe(new_accepted_len - behind - 1)
+
     def observe(self, num_accepted: int) -> None:
         """Count one request's verify step that committed ``num_accepted`` proposals."""
         self.steps.inc()
-        for counter in self.accepted[:num_accepted]:
+        for counter in self.accepted[: max(num_accepted, 0)]:
             counter.inc()
 
 
@@ -38,12 +53,11 @@ def count_positions(model_name: str, num_proposals: int) -> PositionCounters:
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
     counters = PositionCounters(model_name, num_proposals)
-
-    def settled(_result, _request, num_correct_drafts: int) -> None:
-        counters.observe(num_correct_drafts)
-
     HookRegistry.register(
-        "sglang.srt.managers.schedule_batch.Req.update_spec_correct_drafts_histogram", settled, HookType.AFTER
+        "sglang.srt.managers.schedule_batch.Req.update_spec_correct_drafts_histogram", counters.verified, HookType.AFTER
+    )
+    HookRegistry.register(
+        "sglang.srt.managers.schedule_batch.Req.update_finish_state", counters.settled, HookType.AFTER
     )
     HookRegistry.apply_hooks()
     return counters

@@ -6,6 +6,8 @@ import ast
 import inspect
 import re
 import textwrap
+from collections import deque
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -106,3 +108,35 @@ def test_a_candidates_graphs_are_built_for_its_block_and_batch_sizes(monkeypatch
     monkeypatch.setattr(adaptive.BlockState, "of", lambda *_of: None)
     AdaptiveBlocks.init_states(blocks)
     assert told == [[1, 2, 8]]
+
+
+def test_the_policy_hears_of_its_own_choices_alone():
+    """Steps that seeds or the end of the pool have decided are settled in turn with the others, and not told."""
+    told = []
+    blocks = SimpleNamespace(
+        longest=7,
+        controller=SimpleNamespace(
+            params=SimpleNamespace(get_steps_for_batch=lambda size: 3),
+            on_verify_complete=lambda accepted, size: told.append((accepted, size)),
+        ),
+        _states={3: 3, 7: 7},
+        _by_policy=deque(),
+        context=SimpleNamespace(turn_to=lambda requests: None),
+        observe=lambda proposals: None,
+        resting=False,
+    )
+    blocks.apply_runtime_state = lambda state: setattr(blocks, "speculative_num_steps", state)
+    blocks.proposals_for = partial(AdaptiveBlocks.proposals_for, blocks)
+
+    def request(seed=None):
+        return SimpleNamespace(rid="r", sampling_params=SimpleNamespace(sampling_seed=seed, top_k=50))
+
+    steps = [([request()], 8), ([request(), request(5)], 8), ([request()], 2), ([request()], 4)]
+    for number, (reqs, slots) in enumerate(steps):
+        AdaptiveBlocks.choose(blocks, reqs, slots)
+        assert blocks.speculative_num_steps == (7 if number == 1 else 3)
+        # The overlap scheduler settles a step after the next one was chosen.
+        if number:
+            AdaptiveBlocks.settle(blocks, [number - 1], 1)
+    AdaptiveBlocks.settle(blocks, [3], 1)
+    assert told == [([0], 1), ([3], 1)]

@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from domino_sglang.serving.adaptive.deferred_context import DeferredContext
+from domino_sglang.serving.adaptive.deferred_context import DeferredContext, heed_freed_slots
 
 SLOTS, WIDTH = 24, 3
 
@@ -88,3 +88,70 @@ def test_what_waits_is_bounded_and_a_large_step_is_written_at_once():
     late.add(features[:1].fill_(7), slots[:1] + 9, positions[:1])
     late.add(features[:6].fill_(8), torch.arange(6), positions[:6])
     assert cache.writes == 3 and cache.rows[9, 0] == 7 and cache.rows[:6, 0].tolist() == [8] * 6
+
+
+@pytest.mark.parametrize("page_size", [1, 4])
+def test_a_slot_that_was_freed_keeps_what_its_next_owner_gets(page_size):
+    """A request that has rested ends, and a transfer from another server fills its slots before any step here."""
+    pool = torch.zeros(SLOTS, WIDTH)
+
+    def write(features, slots, positions):
+        pool[slots] = features
+
+    late, (features, _slots, positions) = DeferredContext(write, 1 << 20, page_size), buffers()
+    allocator = Allocator(page_size)
+    heed_freed_slots(allocator, late)
+    late.turn_to(["stays", "ends"])
+    stays, ends = list(range(4, 8)), list(range(8, 12))
+    for pair in zip(stays, ends, strict=True):
+        late.add(features[:2].fill_(7), torch.tensor(pair), positions[:2])
+    allocator.free(torch.tensor(ends))
+    pool[ends] = 9.0  # transferred
+    late.add(features[:1].fill_(8), torch.tensor([12]), positions[:1])
+    late.turn_to(["stays", "transferred"])
+    assert pool[ends].unique().tolist() == [9.0]
+    assert pool[stays].unique().tolist() == [7.0] and pool[12, 0] == 8
+    assert allocator.freed == [ends]
+
+
+def test_a_slot_that_is_given_back_to_a_resting_request_is_written():
+    pool = torch.zeros(SLOTS, WIDTH)
+
+    def write(features, slots, positions):
+        pool[slots] = features
+
+    late, (features, _slots, positions) = DeferredContext(write, 1 << 20), buffers()
+    late.turn_to(["a"])
+    late.add(features[:1].fill_(7), torch.tensor([5]), positions[:1])
+    late.forget(torch.tensor([5]))
+    late.add(features[:1].fill_(8), torch.tensor([5]), positions[:1])
+    late.flush()
+    assert pool[5].unique().tolist() == [8.0]
+
+
+def test_an_emptied_pool_gets_nothing():
+    cache = Cache()
+    late, (features, slots, positions) = DeferredContext(cache.write, 1 << 20), buffers()
+    allocator = Allocator(1)
+    heed_freed_slots(allocator, late)
+    late.add(features[:1], slots[:1] + 3, positions[:1])
+    allocator.clear()
+    late.flush()
+    assert cache.writes == 0
+
+
+class Allocator:
+    """SGLang's allocators as far as they take slots back."""
+
+    def __init__(self, page_size: int):
+        self.page_size, self.freed = page_size, []
+
+    def free(self, free_index):
+        self.freed.append(free_index.tolist())
+
+    def free_segment(self, free_index, *, start_pos):
+        self.free(free_index)
+
+    def free_page_ids(self, page_ids): ...
+
+    def clear(self): ...
