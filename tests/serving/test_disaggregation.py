@@ -11,8 +11,9 @@ import pytest
 import requests
 import torch
 
+from domino_sglang.measure.client import TIMEOUT_S
 from domino_sglang.measure.server_process import ServerProcess, free_port
-from tests.support.client import TIMEOUT_S, Client
+from tests.support.client import Client
 from tests.support.overfitting import write_knowing_drafter
 from tests.support.targets import adapted, continued, write_target
 
