@@ -12,7 +12,7 @@ from collections.abc import Callable
 from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
 from domino_sglang.serving.memory_occupation import guard_release, resume_what_was_released
-from domino_sglang.serving.observe.reasoning import forget_reasoning_behind_the_end
+from domino_sglang.serving.observe.settled import settled
 from domino_sglang.serving.refusal import refusing
 from domino_sglang.serving.request_guard import guard_request
 from domino_sglang.serving.sampling.choices import reseed_next_choice
@@ -108,9 +108,7 @@ def install_hooks() -> None:
     for target, guard in GUARDS.items():
         register(target, on_domino(guard), HookType.AROUND)
     register("sglang.srt.managers.multi_tokenizer_mixin.write_data_for_multi_tokenizer", send_plugins, HookType.AROUND)
-    register(
-        "sglang.srt.managers.schedule_batch.Req.update_finish_state", forget_reasoning_behind_the_end, HookType.AFTER
-    )
+    register("sglang.srt.managers.schedule_batch.Req.update_finish_state", settled, HookType.AFTER)
     if _on_cpu_platform():
         from domino_sglang.serving.cpu.memory import assign_req_to_token_pool_func, get_last_loc
 

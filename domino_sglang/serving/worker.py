@@ -16,7 +16,7 @@ from sglang.srt.speculative.spec_tp_sync import SpecTpSyncSite
 from domino_sglang.core.devices import runs_triton
 from domino_sglang.core.verify import accept_block, accept_sampled
 from domino_sglang.serving.adaptive.blocks import AdaptiveBlocks
-from domino_sglang.serving.adaptive.deferred_context import MAX_BYTES, DeferredContext, heed_freed_slots
+from domino_sglang.serving.adaptive.deferred_context import MAX_BYTES, DeferredContext
 from domino_sglang.serving.draft.proposer import Proposer, TorchProposer
 from domino_sglang.serving.draft.target_head import target_head
 from domino_sglang.serving.observe.metrics import count_blocks, count_positions
@@ -58,9 +58,7 @@ class DominoWorker(DFlashWorkerV2):
         if settled.speculative_adaptive:
             # SGLang copies a hierarchical cache to the host when it likes: nothing may be missing from it.
             waiting = 0 if settled.enable_hierarchical_cache else MAX_BYTES
-            allocator = self.model_runner.token_to_kv_pool_allocator
-            context = DeferredContext(self._write_context, waiting, allocator.page_size)
-            heed_freed_slots(allocator, context)
+            context = DeferredContext(self._write_context, waiting)
             self.adaptive = AdaptiveBlocks(self, settled.speculative_adaptive_config, context)
         self.slots = StepSlots(self.block_size, self._width)
         self.slots.manage()

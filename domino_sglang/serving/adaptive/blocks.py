@@ -162,6 +162,7 @@ class AdaptiveBlocks:
         self._states[self.longest] = BlockState.of(self.worker, self.draft_runner)
         self.controller.register(self._states[self.longest], self.longest)
         runner = self.worker.model_runner
+        self.context.heed(runner.token_to_kv_pool_allocator)
         graphs = self._on_gpu and _has_graphs(runner)
         self.controller.init_states(list(runner.decode_cuda_graph_runner.capture_bs) if graphs else None)
 

@@ -26,11 +26,10 @@ class DeferredContext:
     Args:
         write: takes context features ``[N, F]``, KV slots and positions (int64 ``[N]``) to the draft KV cache.
         max_bytes: of features that wait; steps that would soon reach it are not made to wait at all, with 0 none is.
-        page_size: KV slots that are freed together.
     """
 
-    def __init__(self, write: Write, max_bytes: int, page_size: int = 1):
-        self.write, self.max_bytes, self.page_size = write, max_bytes, page_size
+    def __init__(self, write: Write, max_bytes: int):
+        self.write, self.max_bytes, self.page_size = write, max_bytes, 1
         self._waiting: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         self._bytes = 0
         self._freed: list[tuple[int, torch.Tensor]] = []
@@ -80,26 +79,26 @@ class DeferredContext:
             slots[:rows].masked_fill_(torch.isin(slots[:rows] // self.page_size, gone.to(slots.dtype)), 0)
         self.write(features, slots, positions)
 
+    def heed(self, allocator: Any) -> None:
+        """Hear of every slot that SGLang's allocator of KV slots gets back, whoever gives it."""
+        self.page_size = allocator.page_size
 
-def heed_freed_slots(allocator: Any, context: DeferredContext) -> None:
-    """Let a context know of every slot that SGLang's allocator of KV slots gets back, whoever gives it."""
+        def told(name: str, pages_of: Callable[[torch.Tensor], torch.Tensor]) -> None:
+            original = getattr(allocator, name)
 
-    def told(name: str, pages_of: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        original = getattr(allocator, name)
+            def free(index: torch.Tensor, **kwargs: Any) -> Any:
+                self.forget(pages_of(index))
+                return original(index, **kwargs)
 
-        def free(index: torch.Tensor, **kwargs: Any) -> Any:
-            context.forget(pages_of(index))
-            return original(index, **kwargs)
+            setattr(allocator, name, free)
 
-        setattr(allocator, name, free)
+        told("free", lambda slots: slots // self.page_size)
+        told("free_segment", lambda slots: slots // self.page_size)
+        told("free_page_ids", lambda pages: pages)
+        clear = allocator.clear
 
-    told("free", lambda slots: slots // allocator.page_size)
-    told("free_segment", lambda slots: slots // allocator.page_size)
-    told("free_page_ids", lambda pages: pages)
-    clear = allocator.clear
+        def cleared() -> None:
+            self.drop()
+            clear()
 
-    def cleared() -> None:
-        context.drop()
-        clear()
-
-    setattr(allocator, "clear", cleared)  # noqa: B010
+        setattr(allocator, "clear", cleared)  # noqa: B010

@@ -7,6 +7,8 @@ from typing import Any
 
 from prometheus_client import Counter
 
+from domino_sglang.serving.observe.settled import WHEN_SETTLED
+
 
 class PositionCounters:
     """Prometheus counters of verify steps and of accepted proposals by position in the block.
@@ -34,8 +36,8 @@ class PositionCounters:
         """After ``Req.update_spec_correct_drafts_histogram``: a step of this request is about to be settled."""
         self._unsettled.add(req.rid)
 
-    def settled(self, _result: None, req: Any, new_accepted_len: int = 1) -> None:
-        """After ``Req.update_finish_state``, which knows where the answer ends."""
+    def settled(self, req: Any, new_accepted_len: int) -> None:
+        """One of :data:`WHEN_SETTLED`."""
         if req.rid in self._unsettled:
             self._unsettled.discard(req.rid)
             behind = len(req.output_ids) - len(req.output_ids_through_stop)
@@ -56,9 +58,7 @@ def count_positions(model_name: str, num_proposals: int) -> PositionCounters:
     HookRegistry.register(
         "sglang.srt.managers.schedule_batch.Req.update_spec_correct_drafts_histogram", counters.verified, HookType.AFTER
     )
-    HookRegistry.register(
-        "sglang.srt.managers.schedule_batch.Req.update_finish_state", counters.settled, HookType.AFTER
-    )
+    WHEN_SETTLED.append(counters.settled)
     HookRegistry.apply_hooks()
     return counters
 

@@ -68,6 +68,7 @@ def test_a_target_with_mamba_layers_is_refused_in_words():
     blocks = SimpleNamespace(worker=SimpleNamespace(_need_mamba_verify_commit=True))
     with pytest.raises(ValueError, match=r"mamba layers.*drop --speculative-adaptive"):
         AdaptiveBlocks.init_states(blocks)
+    assert heeded == ["slots"]
 
 
 def test_a_resting_drafter_drafts_nothing_and_is_the_runner_in_all_else():
@@ -98,12 +99,19 @@ def test_a_candidates_graphs_are_built_for_its_block_and_batch_sizes(monkeypatch
     assert spec.speculative_num_draft_tokens == 6 and graph.decode.bs == [1, 2, 8]
 
     captured = SimpleNamespace(capture_bs=[1, 2, 8])
-    runner = SimpleNamespace(decode_cuda_graph_runner=captured, eager_runner=None)
+    runner = SimpleNamespace(decode_cuda_graph_runner=captured, eager_runner=None, token_to_kv_pool_allocator="slots")
+    heeded = []
     worker = SimpleNamespace(_need_mamba_verify_commit=False, model_runner=runner, device="cuda")
     told = []
     controller = SimpleNamespace(register=lambda _state, _steps: None, init_states=told.append)
     blocks = SimpleNamespace(
-        worker=worker, draft_runner=None, longest=5, controller=controller, _states={}, _on_gpu=True
+        worker=worker,
+        draft_runner=None,
+        longest=5,
+        controller=controller,
+        context=SimpleNamespace(heed=heeded.append),
+        _states={},
+        _on_gpu=True,
     )
     monkeypatch.setattr(adaptive.BlockState, "of", lambda *_of: None)
     AdaptiveBlocks.init_states(blocks)

@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from domino_sglang.serving.adaptive.deferred_context import DeferredContext, heed_freed_slots
+from domino_sglang.serving.adaptive.deferred_context import DeferredContext
 
 SLOTS, WIDTH = 24, 3
 
@@ -98,9 +98,9 @@ def test_a_slot_that_was_freed_keeps_what_its_next_owner_gets(page_size):
     def write(features, slots, positions):
         pool[slots] = features
 
-    late, (features, _slots, positions) = DeferredContext(write, 1 << 20, page_size), buffers()
+    late, (features, _slots, positions) = DeferredContext(write, 1 << 20), buffers()
     allocator = Allocator(page_size)
-    heed_freed_slots(allocator, late)
+    late.heed(allocator)
     late.turn_to(["stays", "ends"])
     stays, ends = list(range(4, 8)), list(range(8, 12))
     for pair in zip(stays, ends, strict=True):
@@ -133,7 +133,7 @@ def test_an_emptied_pool_gets_nothing():
     cache = Cache()
     late, (features, slots, positions) = DeferredContext(cache.write, 1 << 20), buffers()
     allocator = Allocator(1)
-    heed_freed_slots(allocator, late)
+    late.heed(allocator)
     late.add(features[:1], slots[:1] + 3, positions[:1])
     allocator.clear()
     late.flush()

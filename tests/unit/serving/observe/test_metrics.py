@@ -44,12 +44,12 @@ def settle(counters: PositionCounters, steps: list[list[int]], **sampling) -> Re
     req = Req("r", "", array("q", [1, 2]), params, vocab_size=50)
     req.output_ids.append(7)
     req.update_finish_state(1)
-    counters.settled(None, req)
+    counters.settled(req, 1)
     for tokens in steps:
         counters.verified(None, req, len(tokens) - 1)
         req.output_ids.extend(tokens)
         req.update_finish_state(len(tokens))
-        counters.settled(None, req, len(tokens))
+        counters.settled(req, len(tokens))
     return req
 
 

@@ -22,7 +22,7 @@ def served(blocks: list[list[int]], **sampling) -> Req:
         req.output_ids.extend(block)
         req.update_reasoning_tokens(block, [END])
         req.update_finish_state(len(block))
-        forget_reasoning_behind_the_end(None, req, len(block))
+        forget_reasoning_behind_the_end(req, len(block))
     assert req.finished()
     return req
 
