@@ -93,7 +93,7 @@ class KeptWeights:
     """A model's parameters and buffers with a copy of their contents in the host's memory."""
 
     def __init__(self, model: torch.nn.Module) -> None:
-        places = [
+        places: list[tuple[dict[str, Any], str, torch.Tensor]] = [
             (table, name, tensor)
             for module in model.modules()
             for table in (module._parameters, module._buffers)
