@@ -16,6 +16,10 @@ DOMINO_ARCHITECTURES = ("DominoDraftModel", "DFlashDraftModel")
 # What SpecForge takes where a configuration leaves a field out.
 SPECFORGE_DEFAULTS = {"projector_type": "domino", "pure_draft_prefix_len": 0, "shift_label": False}
 
+# Other drafters with a block, by what their architecture begins with or their fields do, and the algorithm of SGLang
+# that serves each; None where SGLang has none.
+OTHER_DRAFTERS = {"dspark": "DSPARK", "dflash2": "DFLASH", "lilicorr": "DFLASH", "xpress": None}
+
 # Extensions of DFlash drafters that are no part of Domino, with the value that leaves each out.
 BACKBONE_EXTRAS = {
     "hidden_act": "silu",
@@ -150,6 +154,7 @@ class _Reader:
         self.assumed: list[str] = []
 
     def parse(self) -> DominoConfig:
+        self._check_family()
         self._check_projector()
         self._check_backbone()
         self._check_unquantised()
@@ -186,6 +191,19 @@ class _Reader:
         )
         self._check_ranges(config)
         return config
+
+    def _check_family(self) -> None:
+        architectures = self.raw.get("architectures")
+        named = [str(a) for a in architectures] if isinstance(architectures, list | tuple) else []
+        for family, algorithm in OTHER_DRAFTERS.items():
+            by_name = [name for name in named if family in name.lower()]
+            by_field = [name for name in (*self.dflash, *self.raw) if name.startswith(f"{family}_")]
+            if by_name or by_field:
+                sign = f"architectures is {named!r}" if by_name else f"it has the field {by_field[0]}"
+                fix = (
+                    f"serve it with --speculative-algorithm {algorithm}" if algorithm else "no algorithm here serves it"
+                )
+                raise self._error(f"not a Domino drafter: {sign}; {fix}")
 
     def _check_projector(self) -> None:
         projector = self.dflash.get("projector_type", self.raw.get("projector_type"))
