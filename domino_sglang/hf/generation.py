@@ -234,8 +234,7 @@ class _Run:
         if self.temperature == 0:
             return logits.argmax(-1)
         scores = self.warp(None, logits[0].float() / self.temperature)  # type: ignore[arg-type]
-        columns = torch.arange(scores.shape[-1], device=self.device)
-        return (scores + self._noise(1.0).scaled(ahead, columns)).argmax(-1)
+        return self._noise(self.temperature).choose(scores[None], ahead)
 
     def _noise(self, temperature: float) -> SharedNoise:
         device = self.device

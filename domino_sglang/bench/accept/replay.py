@@ -54,16 +54,15 @@ def write_text(
     layers = [layer + 1 for layer in drafter.domino.target_layer_ids]
     cache, features = DynamicCache(config=target.config), []
     tokens, read = input_ids, input_ids
-    columns = torch.arange(target.get_input_embeddings().weight.shape[0], device=input_ids.device)
     while True:
         output = target(read, past_key_values=cache, use_cache=True, output_hidden_states=True, logits_to_keep=1)
         features.append(torch.cat([output.hidden_states[layer] for layer in layers], -1))
         logits = output.logits[0, -1:].float()
         if temperature > 0:
-            # As the target draws: its logits over the temperature, then the noise.
-            noise = _noise(1.0, seed, tokens.shape[1] - 1, input_ids.device)
-            logits = logits / temperature + noise.scaled(0, columns[: logits.shape[-1]])[0]
-        read = logits.argmax(-1)[None]
+            noise = _noise(temperature, seed, tokens.shape[1] - 1, input_ids.device)
+            read = noise.choose(logits[None] / temperature, torch.zeros_like(read[:, :1]))
+        else:
+            read = logits.argmax(-1)[None]
         tokens = torch.cat([tokens, read], 1)
         if int(read) in stops or tokens.shape[1] - input_ids.shape[1] >= max_new_tokens:
             break

@@ -57,7 +57,6 @@ def draft_tree(
     tokens, path = bonus_tokens[:, None], torch.zeros(batch, 1, dtype=torch.float32, device=z.device)
     node = torch.full_like(tokens, -1)
     found: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
-    columns = torch.arange(shard.start, shard.start + base_logits.shape[-1], device=z.device)
     drafted = 0
     for j in range(depth):
         read = embedding[tokens] if isinstance(embedding, torch.Tensor) else embedding(tokens.flatten())
@@ -70,7 +69,7 @@ def draft_tree(
             logits = corrected_logits(rows, correction.flatten(0, 1), weights.w2)
         logits = logits.view(batch, -1, base_logits.shape[-1]).expand(batch, width, -1)
         if noise is not None:
-            logits = logits + noise.scaled(j, columns).float()
+            logits = logits + noise.for_drafts(j, shard.start, base_logits.shape[-1])
         log_p, child = _best(logits, children, shard)
         score = (path[:, :, None] + log_p.clamp(max=0)).flatten(1)
         child, parent = child.flatten(1), node.repeat_interleave(child.shape[2], 1)
