@@ -13,34 +13,32 @@ if str(ROOT) not in sys.path:
 from tests.support import environment
 
 environment.settle()
-PARTS = ("domino", "others")
-# Without the servers of tests/serving/conftest.py, but not without any.
+PARTS = ("domino", "others", "own")
+# Start servers as large as a user's, or several, and ask none of tests/serving/conftest.py.
 STARTING_SERVERS = ("test_disaggregation.py", "test_readme_commands.py", "test_tensor_parallel.py")
 
 
 def pytest_addoption(parser):
-    parser.addoption("--part", choices=PARTS, help="one of the two parts of the suite (tests/side_by_side.py)")
+    parser.addoption("--part", choices=PARTS, help="one of the parts of the suite (tests/side_by_side.py)")
 
 
 def pytest_collection_modifyitems(config, items):
     part = config.getoption("--part")
     if part is None:
         return
-    left_out = [item for item in items if first_half(item) != (part == "domino")]
-    config.hook.pytest_deselected(items=left_out)
-    kept = [item for item in items if first_half(item) == (part == "domino")]
-    # Last, when the other half is done or nearly: `make demo` serves with the memory that a user's server takes.
-    items[:] = sorted(kept, key=lambda item: item.path.name in STARTING_SERVERS)
+    config.hook.pytest_deselected(items=[item for item in items if part_of(item) != part])
+    items[:] = [item for item in items if part_of(item) == part]
 
 
-def first_half(item) -> bool:
-    """What asks the server ``domino``, and what needs none, kernels and training aside; so both parts take as long.
-
-    Those that start servers of their own stay in the other half: two of them at a time need too much memory.
+def part_of(item) -> str:
+    """``domino``: what asks that server, and what needs none, kernels and training aside; so this part and ``others``
+    take about as long. ``own``: what starts servers that do not fit into memory beside the others.
     """
+    if item.path.name in STARTING_SERVERS:
+        return "own"
     if "servers" in item.fixturenames:
-        return asks_domino(item)
-    return item.path.name not in STARTING_SERVERS and item.path.parent.name not in ("kernels", "training")
+        return "domino" if asks_domino(item) else "others"
+    return "others" if item.path.parent.name in ("kernels", "training") else "domino"
 
 
 def asks_domino(item) -> bool:

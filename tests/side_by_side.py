@@ -1,8 +1,9 @@
 """The whole suite on two cores: ``python -m tests.side_by_side [options of pytest]``.
 
 Servers start, and two pytests run side by side: one asks the server ``domino`` and runs what needs no server, the other
-asks the other servers, starts its own, and runs kernels and training. Neither disturbs what the other measures, and
-both cores always have work. Without this, ``pytest`` runs everything in turn.
+asks the other servers, and runs kernels and training. Neither disturbs what the other measures, and both cores always
+have work. When the servers have ended, a third runs what starts servers as large as a user's: beside the others they
+would not fit into memory. Without this, ``pytest`` runs everything in turn.
 """
 
 from __future__ import annotations
@@ -40,6 +41,9 @@ def main(options: list[str]) -> int:
                     part.wait()
                 held_back.seek(0)
                 sys.stdout.write(held_back.read())
+    del os.environ[RUNNING]
+    parts.append(_pytest("own", options, None))
+    parts[-1].wait()
     return int(any(part.returncode for part in parts))
 
 
