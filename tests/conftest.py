@@ -16,6 +16,8 @@ environment.settle()
 PARTS = ("domino", "others", "own")
 # Start servers as large as a user's, or several, and ask none of tests/serving/conftest.py.
 STARTING_SERVERS = ("test_disaggregation.py", "test_readme_commands.py", "test_tensor_parallel.py")
+# Ask no server, and take long: in the part that has room for them.
+IN_THE_INTERPRETER = ("test_quantised_targets.py", "test_recurrent_targets.py")
 
 
 def pytest_addoption(parser):
@@ -31,14 +33,16 @@ def pytest_collection_modifyitems(config, items):
 
 
 def part_of(item) -> str:
-    """``domino``: what asks that server, and what needs none, kernels and training aside; so this part and ``others``
-    take about as long. ``own``: what starts servers that do not fit into memory beside the others.
+    """``domino``: what asks that server, and most of what needs none; so this part and ``others`` take about as long.
+
+    ``own``: what starts servers that do not fit into memory beside the others.
     """
     if item.path.name in STARTING_SERVERS:
         return "own"
     if "servers" in item.fixturenames:
         return "domino" if asks_domino(item) else "others"
-    return "others" if item.path.parent.name in ("kernels", "training") else "domino"
+    beside = item.path.parent.name in ("kernels", "training") or item.path.name in IN_THE_INTERPRETER
+    return "others" if beside else "domino"
 
 
 def asks_domino(item) -> bool:
